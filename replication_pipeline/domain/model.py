@@ -1,0 +1,172 @@
+"""The values that cycles pass around. A cycle returns what it did and logs nothing.
+
+A batch is what one cycle claims or consumes; a window is a Dagster run (or a command) that repeats
+cycles until its time is over. Totals add up: ``WindowTotals.add`` is the only place that sums.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, Literal
+
+from replication_pipeline.domain.names import TableName, Topic
+
+Role = Literal["publisher", "applier"]
+WindowEnd = Literal["time", "stopped", "drained", "one_cycle"]
+
+MILLISECOND: Final = timedelta(milliseconds=1)
+SAMPLES: Final = 10_000  # newest batches whose durations and lags are kept for percentiles
+SUMMED: Final = (
+    "processed",
+    "failed",
+    "parked",
+    "applied",
+    "skipped",
+    "own",
+    "duplicates",
+    "conflicts",
+    "bytes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    """One queue row locked by this publisher, encoded and ready for Kafka."""
+
+    id: int
+    table: TableName
+    key: bytes
+    value: bytes
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Rows of some shards, in ``id`` order per shard. ``oldest_age`` is that of the oldest row."""
+
+    events: tuple[ClaimedEvent, ...]
+    shards: int
+    oldest_age: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFailure:
+    """Kafka refused one event for a reason that lies in the event or its topic, not in an outage."""
+
+    event_id: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliveries:
+    """What Kafka said of a batch: acknowledged queue ids, and refusals."""
+
+    acknowledged: frozenset[int]
+    refused: tuple[DeliveryFailure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One Kafka message as the consumer hands it over. ``offset`` is its own, not the next."""
+
+    topic: Topic
+    partition: int
+    offset: int
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionAdvance:
+    """A partition's move within one batch: ``expected`` is compared, then ``next_offset`` is set.
+
+    ``high_watermark`` is the end of the log as last heard from the broker, for the lag figures.
+    """
+
+    topic: Topic
+    partition: int
+    expected: int
+    next_offset: int
+    high_watermark: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """A batch from Kafka, in order per partition."""
+
+    messages: tuple[Message, ...]
+    advances: tuple[PartitionAdvance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What one cycle did. Counts are events; ``duration`` is claim (or poll) to commit.
+
+    ``count`` = events taken; ``processed`` = published, or applied and skipped for good;
+    the apply side splits the latter into ``applied``, ``skipped`` (older or equal version),
+    ``own`` (came home), ``duplicates``; ``parked`` waits in a table; ``failed`` = refusals.
+    """
+
+    role: Role
+    count: int = 0
+    processed: int = 0
+    failed: int = 0
+    parked: int = 0
+    applied: int = 0
+    skipped: int = 0
+    own: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    bytes: int = 0
+    duration: timedelta = timedelta()
+    lag: timedelta = timedelta()
+    per_table: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class WindowTotals:
+    """Sums over a window's batches, and how it ended: the one value here that changes."""
+
+    role: Role
+    batches: int = 0
+    processed: int = 0
+    failed: int = 0
+    parked: int = 0
+    applied: int = 0
+    skipped: int = 0
+    own: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    bytes: int = 0
+    retries: int = 0
+    busy: timedelta = timedelta()
+    elapsed: timedelta = timedelta()
+    max_lag: timedelta = timedelta()
+    per_table: Counter[str] = field(default_factory=Counter)
+    durations_ms: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    lags_ms: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    end: WindowEnd | None = None
+
+    def add(self, batch: BatchResult) -> None:
+        """Count one more batch; empty batches leave the totals as they are."""
+        if not batch.count:
+            return
+        self.batches += 1
+        for name in SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(batch, name))
+        self.busy += batch.duration
+        self.max_lag = max(self.max_lag, batch.lag)
+        self.per_table.update(batch.per_table)
+        self.durations_ms.append(batch.duration / MILLISECOND)
+        self.lags_ms.append(batch.lag / MILLISECOND)
+
+
+def percentile(samples: Iterable[float], rank: float) -> float:
+    """The nearest-rank percentile (``rank`` in 0..1); 0.0 for no samples."""
+    ordered = sorted(samples)
+    if not ordered:
+        return 0.0
+    return ordered[min(len(ordered) - 1, int(rank * len(ordered)))]

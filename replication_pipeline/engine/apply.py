@@ -1,0 +1,131 @@
+"""One apply cycle: consume → apply → commit.
+
+Offsets live in the contour's own database and move in the transaction that writes the rows, so a
+batch is applied entirely or not at all, however the process dies. A batch that the database refuses
+for its content is halved until the event at fault stands alone; that one is parked, in the same
+transaction as its offset, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from replication_pipeline.domain.errors import PoisonError
+from replication_pipeline.domain.model import (
+    BatchResult,
+    Consumed,
+    Message,
+    PartitionAdvance,
+)
+from replication_pipeline.engine.ports import EventConsumer, Inbox
+
+EMPTY = BatchResult(role="applier")
+
+
+@dataclass(slots=True)
+class ApplyCycle:
+    """Polls up to ``batch_size`` events a call, and looks after parked ones now and then."""
+
+    consumer: EventConsumer
+    inbox: Inbox
+    batch_size: int
+    poll_timeout: timedelta
+    retry_parked_every: timedelta
+    _parked_due: float = field(default=0.0)
+    _progress: bool = field(default=True)
+
+    def __call__(self) -> BatchResult:
+        """Run one cycle; an empty result means that nothing arrived in ``poll_timeout``."""
+        # While parked events still come free there is work in hand: only look what has arrived.
+        batch = self.consumer.poll(
+            self.batch_size, timedelta() if self._progress else self.poll_timeout
+        )
+        result = EMPTY if batch is None else self._timed(batch)
+        return merge(result, self._retry_parked(eagerly=bool(result.applied) or self._progress))
+
+    def abandon(self) -> None:
+        """Nothing stays open between cycles."""
+
+    def _timed(self, batch: Consumed) -> BatchResult:
+        started = time.perf_counter()
+        try:
+            result = self._apply(batch)
+        except BaseException:
+            # Whatever was read and not committed has to be read again.
+            self.consumer.rewind()
+            raise
+        return replace(result, duration=timedelta(seconds=time.perf_counter() - started))
+
+    def _apply(self, batch: Consumed) -> BatchResult:
+        try:
+            return self.inbox.apply(batch)
+        except PoisonError as error:
+            if len(batch.messages) == 1:
+                return self.inbox.park(batch, error)
+            first, second = halves(batch)
+            return merge(self._apply(first), self._apply(second))
+
+    def _retry_parked(self, *, eagerly: bool) -> BatchResult:
+        """After progress the events that wait for other rows, else all of them now and then."""
+        due = time.monotonic() >= self._parked_due
+        if not due and not (eagerly and self.inbox.anything_parked):
+            return EMPTY
+        if due:
+            self._parked_due = time.monotonic() + self.retry_parked_every.total_seconds()
+        result = self.inbox.retry_parked(self.batch_size, eagerly=eagerly)
+        self._progress = bool(result.applied)
+        return result
+
+
+def halves(batch: Consumed) -> tuple[Consumed, Consumed]:
+    """Two batches that do the same one after the other: offsets meet in the middle."""
+    middle = len(batch.messages) // 2
+    return (
+        _part(batch, batch.messages[:middle], last=False),
+        _part(batch, batch.messages[middle:], last=True),
+    )
+
+
+def _part(batch: Consumed, messages: tuple[Message, ...], *, last: bool) -> Consumed:
+    advances = []
+    for advance in batch.advances:
+        mine = [m.offset for m in messages if _belongs(m, advance)]
+        everything = [m.offset for m in batch.messages if _belongs(m, advance)]
+        if last:
+            # The second part ends where the whole batch does, which may lie beyond its last
+            # message (a log has gaps), and begins where the first part ended.
+            seen = [offset for offset in everything if offset not in mine]
+            expected = max(seen) + 1 if seen else advance.expected
+            advances.append(replace(advance, expected=expected))
+        elif mine:
+            advances.append(replace(advance, next_offset=max(mine) + 1))
+    return Consumed(messages=messages, advances=tuple(advances))
+
+
+def _belongs(message: Message, advance: PartitionAdvance) -> bool:
+    return (message.topic, message.partition) == (advance.topic, advance.partition)
+
+
+def merge(first: BatchResult, second: BatchResult) -> BatchResult:
+    """The sum of two results of one cycle."""
+    per_table = Counter(first.per_table)
+    per_table.update(second.per_table)
+    return BatchResult(
+        role=first.role,
+        count=first.count + second.count,
+        processed=first.processed + second.processed,
+        failed=first.failed + second.failed,
+        parked=first.parked + second.parked,
+        applied=first.applied + second.applied,
+        skipped=first.skipped + second.skipped,
+        own=first.own + second.own,
+        duplicates=first.duplicates + second.duplicates,
+        conflicts=first.conflicts + second.conflicts,
+        bytes=first.bytes + second.bytes,
+        duration=first.duration + second.duration,
+        lag=max(first.lag, second.lag),
+        per_table=per_table,
+    )

@@ -1,0 +1,128 @@
+"""A window: cycles repeated until time is over, the queue is drained, or someone asks to stop.
+
+Draining goes on without pause while there is work. When idle, pauses double from ``FIRST_PAUSE`` up
+to ``poll_interval``, and fall back to the first at the next event. Transient errors are retried for
+as long as the window lasts, with growing pauses; fatal ones end it. The stop flag is looked at
+between cycles only, so no batch is ever torn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Literal, Protocol
+
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    wait_random_exponential,
+)
+
+from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.model import BatchResult, Role, WindowEnd, WindowTotals
+from replication_pipeline.engine.stopping import StopToken
+
+FIRST_PAUSE: Final = timedelta(milliseconds=2)
+LONGEST_RETRY_PAUSE: Final = timedelta(seconds=5)
+Until = Literal["time", "drained", "one_cycle"]
+
+
+class Cycle(Protocol):
+    """One claim or poll, through to its commit."""
+
+    def __call__(self) -> BatchResult: ...
+
+    def abandon(self) -> None:
+        """Give up what an interrupted call left open."""
+
+
+class Observer(Protocol):
+    """Told of every batch that had events, and of every failed attempt."""
+
+    def batch(self, result: BatchResult, totals: WindowTotals) -> None: ...
+
+    def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """Runs ``cycle`` for ``length`` (``None``: for ever)."""
+
+    role: Role
+    cycle: Cycle
+    stop: StopToken
+    observer: Observer
+    length: timedelta | None
+    until: Until = "time"
+    poll_interval: timedelta = timedelta(seconds=1)
+    caught_up: Callable[[], bool] = lambda: True
+
+    def run(self) -> WindowTotals:
+        """Repeat cycles to the window's end and return its totals.
+
+        Raises ``FatalError`` as it comes; ``TransientError`` never leaves.
+        """
+        totals = WindowTotals(role=self.role)
+        started = time.monotonic()
+        deadline = started + self.length.total_seconds() if self.length is not None else None
+        retrying = self._retrying(totals, deadline)
+        pause = FIRST_PAUSE
+        while totals.end is None:
+            try:
+                result = retrying(self.cycle)
+            except RetryError:  # time over, or asked to stop, while a server was away
+                totals.end = "stopped" if self.stop else "time"
+                break
+            totals.add(result)
+            if result.count:
+                self.observer.batch(result, totals)
+                pause = FIRST_PAUSE
+            totals.end = self._end(idle=not result.count, deadline=deadline)
+            if totals.end is None and not result.count:
+                self.stop.wait(_bounded(pause, deadline))
+                pause = min(pause * 2, self.poll_interval)
+        totals.elapsed = timedelta(seconds=time.monotonic() - started)
+        return totals
+
+    def _end(self, *, idle: bool, deadline: float | None) -> WindowEnd | None:
+        if self.stop:
+            return "stopped"
+        if self.until == "one_cycle":
+            return "one_cycle"
+        if self.until == "drained" and idle and self.caught_up():
+            return "drained"
+        if deadline is not None and time.monotonic() >= deadline:
+            return "time"
+        return None
+
+    def _retrying(self, totals: WindowTotals, deadline: float | None) -> Retrying:
+        def over(_: RetryCallState) -> bool:
+            return bool(self.stop) or (deadline is not None and time.monotonic() >= deadline)
+
+        def give_up_attempt(state: RetryCallState) -> None:
+            self.cycle.abandon()
+            totals.retries += 1
+            error = state.outcome.exception() if state.outcome else None
+            if isinstance(error, TransientError) and state.next_action is not None:
+                pause = timedelta(seconds=state.next_action.sleep)
+                self.observer.retrying(error, state.attempt_number, pause)
+
+        return Retrying(
+            retry=retry_if_exception_type(TransientError),
+            # Full jitter, so that workers which failed together don't come back together.
+            wait=wait_random_exponential(multiplier=0.1, max=LONGEST_RETRY_PAUSE.total_seconds()),
+            stop=over,
+            sleep=sleep_using_event(self.stop.event),
+            before_sleep=give_up_attempt,
+        )
+
+
+def _bounded(pause: timedelta, deadline: float | None) -> timedelta:
+    if deadline is None:
+        return pause
+    return max(timedelta(), min(pause, timedelta(seconds=deadline - time.monotonic())))

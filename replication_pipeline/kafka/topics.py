@@ -1,0 +1,68 @@
+"""Making topics: explicit partitions, replication factor and retention; existing ones are kept.
+
+Partitions of an existing topic are never changed: a key would move to another partition, and its
+order would be lost on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+
+from replication_pipeline.domain.errors import FatalError, TransientError
+from replication_pipeline.domain.names import topic_for
+from replication_pipeline.kafka.client import admin_client
+from replication_pipeline.settings import Settings
+
+TIMEOUT: Final = 15.0
+
+
+def ensure_topics(settings: Settings, tables: list[str]) -> dict[str, bool]:
+    """Create the topics of ``tables`` that are missing. Returns topic → whether it was created.
+
+    Raises ``TransientError`` when no broker answers, ``FatalError`` when Kafka refuses.
+    """
+    admin = admin_client(settings.kafka)
+    wanted = {topic_for(t, prefix=settings.kafka.topic_prefix): t for t in tables}
+    futures: Mapping[str, object] = admin.create_topics(
+        [_new_topic(settings, topic, table) for topic, table in wanted.items()],
+        operation_timeout=TIMEOUT,
+        request_timeout=TIMEOUT,
+    )
+    return {topic: _created(settings, topic, future) for topic, future in futures.items()}
+
+
+def _new_topic(settings: Settings, topic: str, table: str) -> NewTopic:
+    kafka = settings.kafka
+    options = settings.tables.get(table)
+    return NewTopic(
+        topic,
+        num_partitions=(options and options.partitions) or kafka.partitions,
+        replication_factor=kafka.replication_factor,
+        config={
+            "retention.ms": str(round(kafka.retention.total_seconds() * 1000)),
+            "max.message.bytes": str(kafka.max_message_bytes),
+            "cleanup.policy": "delete",
+        },
+    )
+
+
+def _created(settings: Settings, topic: str, future: object) -> bool:
+    try:
+        future.result(TIMEOUT)  # type: ignore[attr-defined]
+    except KafkaException as error:
+        cause: KafkaError = error.args[0]
+        if cause.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        message = f"contour {settings.contour.name}: topic {topic}: {cause.str()}"
+        if cause.retriable() or cause.code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+            raise TransientError(
+                message, remedy="check kafka.bootstrap_servers and that a broker runs"
+            ) from None
+        raise FatalError(
+            message, remedy="create the topic by hand, or let this client create topics"
+        ) from None
+    return True

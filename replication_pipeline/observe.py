@@ -1,0 +1,80 @@
+"""One place that turns batch results into log lines.
+
+A busy window would write thousands of identical lines, so after the first batches of a second the
+rest of that second is summed into the next line: nothing is left out of the totals.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.model import MILLISECOND, BatchResult, Role, WindowTotals
+from replication_pipeline.logs import get_logger
+
+LINES_A_SECOND: Final = 10
+
+
+@dataclass(slots=True)
+class BatchLog:
+    """Writes one JSON line a batch, at most ``LINES_A_SECOND``."""
+
+    role: Role
+    instance: str
+    _second: int = field(default=0)
+    _lines: int = field(default=0)
+    _left_out: int = field(default=0)
+
+    def batch(self, result: BatchResult, totals: WindowTotals) -> None:
+        """Log one batch, unless this second has had its share."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines > LINES_A_SECOND and not result.parked and not result.failed:
+            self._left_out += 1
+            return
+        extra = {"batches_not_logged": self._left_out} if self._left_out else {}
+        self._left_out = 0
+        get_logger(self.role).info(
+            "batch",
+            instance=self.instance,
+            count=result.count,
+            duration_ms=round(result.duration / MILLISECOND),
+            total_processed=totals.processed,
+            lag_ms=round(result.lag / MILLISECOND),
+            **_nonzero(result, ("failed", "parked", "skipped", "own", "duplicates", "conflicts")),
+            **extra,
+        )
+
+    def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
+        """Log a failed attempt that will be made again."""
+        get_logger(self.role).warning(
+            "retrying",
+            instance=self.instance,
+            error=error.message,
+            attempt=attempt,
+            pause_ms=round(pause / MILLISECOND),
+        )
+
+
+def log_window(totals: WindowTotals, instance: str) -> None:
+    """The last line of a window: its totals and why it ended."""
+    get_logger(totals.role).info(
+        "window ended",
+        instance=instance,
+        end=totals.end,
+        batches=totals.batches,
+        total_processed=totals.processed,
+        total_failed=totals.failed,
+        retries=totals.retries,
+        duration_ms=round(totals.elapsed / MILLISECOND),
+        **_nonzero(totals, ("parked", "applied", "skipped", "own", "duplicates", "conflicts")),
+    )
+
+
+def _nonzero(source: BatchResult | WindowTotals, names: tuple[str, ...]) -> dict[str, int]:
+    return {name: value for name in names if (value := getattr(source, name))}

@@ -1,0 +1,263 @@
+"""The apply statements of one table: the templates of ``sql/queries/apply.sql`` filled in.
+
+Names of tables and columns enter only as quoted identifiers, names inside JSON only as literals.
+Columns have names of their own in the stage (``c1``, ``c2``, …), so that a user's column may be
+called anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, LiteralString
+
+from psycopg import sql
+
+from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.catalog import Column, ForeignKey, Table
+
+TEMPLATES: Final = queries.load("apply")
+
+# Wire form → SQL value, for types whose wire form is not simply their text.
+_DECODED: Final[dict[str, LiteralString]] = {
+    "json": "{}::json",
+    "jsonb": "{}::jsonb",
+    "bytea": "decode({}, 'base64')",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """Composed statements; ``upsert`` depends on the columns that the events have."""
+
+    table: Table
+    create_stage: sql.Composed
+    stage: sql.Composed
+    lock_rows: sql.Composed
+    decide: sql.Composed
+    column_sets: sql.Composed
+    record_conflicts: sql.Composed
+    sweep_resurrected: sql.Composed
+    bury: sql.Composed
+    delete_rows: sql.Composed
+    parked_seqs: sql.Composed
+    park_staged: sql.Composed
+    count_verdicts: sql.Composed
+    settle: sql.Composed
+    lock_parents: tuple[sql.Composed, ...]
+    park_referenced: tuple[sql.Composed, ...]
+
+    def upsert(self, missing: Iterable[str] = ()) -> sql.Composed:
+        """Insert or update all columns but the ``missing`` ones."""
+        left_out = set(missing)
+        names = _Names(self.table)
+        columns = [c for c in self.table.columns if c.name not in left_out]
+        return sql.SQL(TEMPLATES["upsert"]).format(
+            table=names.table,
+            stage=names.stage,
+            columns=_comma(_name(c.name) for c in columns),
+            staged_columns=_comma(names.staged(c.name) for c in columns),
+            staged_keys=_comma(names.staged(k) for k in self.table.keys),
+            keys=_comma(_name(k) for k in self.table.keys),
+            assignments=sql.SQL("").join(
+                sql.SQL("{0} = excluded.{0}, ").format(_name(c.name))
+                for c in columns
+                if c.name not in self.table.keys
+            ),
+        )
+
+    def park_orphans(self, staged: dict[int, Table]) -> list[sql.Composed]:
+        """One statement a foreign key; ``staged`` are the tables of the batch, by OID."""
+        return [self._park_orphans(key, staged.get(key.parent)) for key in self.table.references]
+
+    def _park_orphans(self, key: ForeignKey, parent: Table | None) -> sql.Composed:
+        names = _Names(self.table)
+        or_staged: sql.Composable = sql.SQL("")
+        if parent is not None:
+            theirs = _Names(parent, alias="p")
+            or_staged = sql.SQL(
+                "and not exists (select from {stage} p "
+                "where p.verdict = 'apply' and p.op <> 'd' and {match})"
+            ).format(
+                stage=theirs.stage,
+                match=_and(
+                    sql.SQL("{} = {}").format(theirs.staged(parent_column), names.staged(child))
+                    for child, parent_column in zip(
+                        key.child_columns, key.parent_columns, strict=True
+                    )
+                ),
+            )
+        return sql.SQL(TEMPLATES["park_orphans"]).format(
+            stage=names.stage,
+            parent=sql.Identifier(*key.parent_name),
+            constraint_name=sql.Literal(key.name),
+            child_columns_set=_and(
+                sql.SQL("{} is not null").format(names.staged(c)) for c in key.child_columns
+            ),
+            parent_matches=_parent_matches(names, key),
+            or_staged_parent=or_staged,
+        )
+
+
+def plan(table: Table) -> TablePlan:
+    """All statements of ``table``."""
+    names = _Names(table)
+    template = {name: sql.SQL(text) for name, text in TEMPLATES.items()}
+    columns = table.columns
+    by_name = {c.name: c for c in columns}
+    common = {"table": names.table, "stage": names.stage, "same_key": names.same_key()}
+    record_keys = _comma(sql.SQL("f.record -> {}").format(sql.Literal(k)) for k in table.keys)
+    simple = {
+        name: template[name].format(**common)
+        for name in (
+            "decide", "column_sets", "sweep_resurrected", "bury", "delete_rows", "parked_seqs",
+            "park_staged", "count_verdicts",
+        )
+    }  # fmt: skip
+    return TablePlan(
+        table=table,
+        create_stage=template["create_stage"].format(
+            stage=names.stage,
+            stage_definitions=_comma(
+                sql.SQL("{} {}").format(names.stage_column(c.name), _type(c)) for c in columns
+            ),
+        ),
+        stage=template["stage"].format(
+            stage=names.stage,
+            key_names=_texts(table.keys),
+            column_names=_texts(c.name for c in columns),
+            record_keys=record_keys,
+            record_key=_record_key(table.keys),
+            columns=_comma(names.stage_column(c.name) for c in columns),
+            values=_comma(_decoded(c) for c in columns),
+            wire_definitions=_comma(_wire_definition(c) for c in columns),
+        ),
+        lock_rows=template["lock_rows"].format(
+            **common, target_keys=_comma(_of("t", k) for k in table.keys)
+        ),
+        record_conflicts=template["record_conflicts"].format(
+            **common,
+            staged_columns=_comma(
+                sql.SQL("{} as {}").format(names.staged(c.name), _name(c.name)) for c in columns
+            ),
+            target_columns=_comma(_of("t", c.name) for c in columns),
+        ),
+        settle=template["settle"].format(
+            table=names.table,
+            key_definitions=_comma(_wire_definition(by_name[k]) for k in table.keys),
+            ripe_key=_and(
+                sql.SQL("{} = {}").format(_of("t", k), _decoded(by_name[k])) for k in table.keys
+            ),
+        ),
+        lock_parents=tuple(
+            template["lock_parents"].format(
+                stage=names.stage,
+                parent=sql.Identifier(*key.parent_name),
+                parent_matches=_parent_matches(names, key),
+            )
+            for key in table.references
+        ),
+        park_referenced=tuple(
+            template["park_referenced"].format(
+                **common,
+                constraint_name=sql.Literal(key.name),
+                child=sql.Identifier(*key.child_name),
+                child_matches=_and(
+                    sql.SQL("{} = {}").format(_of("c", child), _of("t", parent))
+                    for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
+                ),
+                not_itself=_not_itself(names, table) if key.child == key.parent else sql.SQL(""),
+            )
+            for key in table.referenced_by
+        ),
+        **simple,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Identifiers of a table and its stage, the stage under ``alias``."""
+
+    of: Table
+    alias: str = "s"
+
+    @property
+    def table(self) -> sql.Identifier:
+        return sql.Identifier(self.of.schema, self.of.relation_name)
+
+    @property
+    def stage(self) -> sql.Identifier:
+        # The fingerprint makes a changed table get a new stage within the same session.
+        return sql.Identifier("pg_temp", f"stage_{self.of.table_id}_{self.of.fingerprint[:8]}")
+
+    def stage_column(self, column: str) -> sql.Identifier:
+        position = [c.name for c in self.of.columns].index(column)
+        return sql.Identifier(f"c{position + 1}")
+
+    def staged(self, column: str) -> sql.Composed:
+        return sql.SQL("{}.{}").format(sql.Identifier(self.alias), self.stage_column(column))
+
+    def same_key(self) -> sql.Composed:
+        return _and(sql.SQL("{} = {}").format(_of("t", k), self.staged(k)) for k in self.of.keys)
+
+
+def _parent_matches(names: _Names, key: ForeignKey) -> sql.Composed:
+    return _and(
+        sql.SQL("{} = {}").format(_of("p", parent), names.staged(child))
+        for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
+    )
+
+
+def _not_itself(names: _Names, table: Table) -> sql.Composed:
+    """Children that are deleted in the same batch don't hold their parent back."""
+    gone = _Names(table, alias="g")
+    return sql.SQL(
+        "and not exists (select from {stage} g "
+        "where g.verdict = 'apply' and g.op = 'd' and {match})"
+    ).format(
+        stage=names.stage,
+        match=_and(sql.SQL("{} = {}").format(_of("c", k), gone.staged(k)) for k in table.keys),
+    )
+
+
+def _record_key(keys: Iterable[str]) -> sql.Composed:
+    """The canonical key, as ``replication.key_expression`` writes it at the source."""
+    parts = sql.SQL(" || ',' || ").join(
+        sql.SQL("to_json({0}::text)::text || ':' || (n.record -> {0})::text").format(sql.Literal(k))
+        for k in keys
+    )
+    return sql.SQL("'{{' || {} || '}}'").format(parts)
+
+
+def _wire_definition(column: Column) -> sql.Composed:
+    wire = sql.SQL("text") if column.base_type in _DECODED else _type(column)
+    return sql.SQL("{} {}").format(_name(column.name), wire)
+
+
+def _decoded(column: Column) -> sql.Composed:
+    return sql.SQL(_DECODED.get(column.base_type, "{}")).format(_of("r", column.name))
+
+
+def _type(column: Column) -> sql.SQL:
+    # format_type() of the server's own catalog: quoted there, and the only text taken as it is.
+    return sql.SQL(column.type_name)
+
+
+def _name(name: str) -> sql.Identifier:
+    return sql.Identifier(name)
+
+
+def _of(alias: str, name: str) -> sql.Identifier:
+    return sql.Identifier(alias, name)
+
+
+def _texts(names: Iterable[str]) -> sql.Composed:
+    return sql.SQL("array[{}]::text[]").format(_comma(sql.Literal(n) for n in names))
+
+
+def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
+
+
+def _and(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(" and ").join(parts)

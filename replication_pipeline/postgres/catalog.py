@@ -1,0 +1,108 @@
+"""The shape of the replicated tables, read from the catalog of this database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psycopg
+
+from replication_pipeline.postgres import queries
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """``type_name`` is what SQL writes; ``base_type`` looks through domains."""
+
+    name: str
+    type_name: str
+    base_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A constraint between two tables; ``child_columns[i]`` references ``parent_columns[i]``."""
+
+    name: str
+    child: int
+    child_name: tuple[str, str]
+    child_columns: tuple[str, ...]
+    parent: int
+    parent_name: tuple[str, str]
+    parent_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that is set up for replication here. ``relation`` is its OID."""
+
+    name: str
+    relation: int
+    schema: str
+    relation_name: str
+    keys: tuple[str, ...]
+    table_id: int
+    fingerprint: str
+    columns: tuple[Column, ...]
+    references: tuple[ForeignKey, ...]
+    referenced_by: tuple[ForeignKey, ...]
+
+
+def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[str, Table]:
+    """The tables of ``names`` that are set up here, by name; others are absent."""
+    sql = queries.load("catalog")
+    rows = connection.execute(sql["tables"], {"tables": list(names)}).fetchall()
+    relations = [row[1] for row in rows]
+    keys = [
+        ForeignKey(
+            name, child, (child_schema, child_table), tuple(child_columns), parent,
+            (parent_schema, parent_table), tuple(parent_columns),
+        )
+        for (
+            name, child, child_schema, child_table, child_columns, parent, parent_schema,
+            parent_table, parent_columns,
+        ) in connection.execute(sql["foreign_keys"], {"relations": relations})
+    ]  # fmt: skip
+    return {
+        name: Table(
+            name=name,
+            relation=relation,
+            schema=schema,
+            relation_name=relation_name,
+            keys=tuple(key_columns),
+            table_id=table_id,
+            fingerprint=fingerprint,
+            columns=tuple(
+                Column(*column)
+                for column in connection.execute(sql["columns"], {"relation": relation})
+            ),
+            references=tuple(key for key in keys if key.child == relation),
+            referenced_by=tuple(key for key in keys if key.parent == relation),
+        )
+        for name, relation, schema, relation_name, key_columns, table_id, fingerprint in rows
+    }
+
+
+def parents_first(tables: Iterable[Table]) -> list[Table]:
+    """Tables so that a parent stands before its children, as far as references make no circle.
+
+    Ties, and circles, are in the order of names: all appliers lock in the same order.
+    """
+    waiting = sorted(tables, key=lambda table: table.name)
+    present = {table.relation for table in waiting}
+    ordered: list[Table] = []
+    done: set[int] = set()
+    while waiting:
+        ready = [
+            table
+            for table in waiting
+            if all(
+                key.parent in done or key.parent == table.relation or key.parent not in present
+                for key in table.references
+            )
+        ]
+        chosen = ready[0] if ready else waiting[0]
+        waiting.remove(chosen)
+        ordered.append(chosen)
+        done.add(chosen.relation)
+    return ordered

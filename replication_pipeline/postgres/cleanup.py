@@ -1,0 +1,49 @@
+"""Retention: removes what is finished and old, in small transactions.
+
+Never removed: unpublished and parked queue rows, parked events, and tombstones (until every contour
+is known to have passed them, a delete must be remembered).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from psycopg import Connection
+
+from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.failures import translating
+from replication_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupResult:
+    """Rows removed, by kind; ``workers`` were folded into the totals."""
+
+    published: int
+    processed_events: int
+    conflicts: int
+    workers: int
+
+
+def clean_up(connection: Connection, settings: Settings) -> CleanupResult:
+    """Remove what ``settings.cleanup`` calls old. ``connection`` must be in autocommit mode."""
+    sql = queries.load("maintenance")
+    cleanup = settings.cleanup
+
+    def remove(name: str, age: timedelta) -> int:
+        removed = 0
+        while True:
+            count = connection.execute(
+                sql[name], {"age": age, "limit": cleanup.batch_size}
+            ).rowcount
+            removed += count
+            if count < cleanup.batch_size:
+                return removed
+
+    with translating(f"contour {settings.contour.name}: cleaning up"):
+        published = remove("remove_published", cleanup.published)
+        processed = remove("remove_processed", cleanup.processed_events)
+        conflicts = remove("remove_conflicts", cleanup.conflicts)
+        row = connection.execute(sql["fold_workers"], {}).fetchone()
+    return CleanupResult(published, processed, conflicts, row[0] if row else 0)

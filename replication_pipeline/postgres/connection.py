@@ -1,0 +1,109 @@
+"""Connections to the contour's database, with the session settings that the cycles rely on.
+
+Timeouts are always set: a session that hangs would hold locks and snapshots that others wait for.
+A connection that failed in any way is closed and made anew; none is ever mended.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import conninfo
+
+from replication_pipeline.domain.errors import ConfigurationError, WrongContourError
+from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.failures import translating
+from replication_pipeline.settings import PostgresSettings, Settings, read_secret
+
+# Values leave and enter as text in exactly these forms, whatever the role's own settings are.
+SESSION_SETTINGS = {
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+}
+
+
+def conninfo_of(settings: PostgresSettings) -> str:
+    """The libpq string, secrets included: never log it."""
+    parts: dict[str, object] = {
+        "host": settings.host,
+        "port": settings.port,
+        "dbname": settings.dbname,
+        "user": settings.user,
+        "sslmode": settings.sslmode,
+        "sslrootcert": settings.sslrootcert,
+        "sslcert": settings.sslcert,
+        "sslkey": settings.sslkey,
+        "password": _password(settings),
+        "connect_timeout": max(2, round(settings.connect_timeout.total_seconds())),
+    }
+    try:
+        return conninfo.make_conninfo(
+            settings.dsn.get_secret_value(),
+            **{name: str(value) for name, value in parts.items() if value is not None},
+        )
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            "postgres.dsn: not a libpq connection string",
+            remedy="write key=value pairs or a URI: host=db1 dbname=app user=replicator",
+        ) from None
+
+
+def _password(settings: PostgresSettings) -> str | None:
+    if settings.password is not None:
+        return settings.password.get_secret_value()
+    if settings.password_file is not None:
+        return read_secret(settings.password_file, "postgres.password_file")
+    return None
+
+
+def connect(
+    settings: Settings, *, application_name: str, autocommit: bool = True, check: bool = True
+) -> psycopg.Connection:
+    """A new connection with pinned session settings and timeouts.
+
+    ``check``: refuse a database that is not this contour's. Raises ``TransientError`` when the
+    server can't be reached, ``FatalError`` when it refuses us.
+    """
+    postgres = settings.postgres
+    milliseconds = {
+        "statement_timeout": postgres.statement_timeout,
+        "lock_timeout": postgres.lock_timeout,
+        # Longer than Kafka may take to acknowledge a claimed batch.
+        "idle_in_transaction_session_timeout": settings.kafka.delivery_timeout * 2,
+    }
+    options = SESSION_SETTINGS | {
+        name: str(round(value.total_seconds() * 1000)) for name, value in milliseconds.items()
+    }
+    with translating(f"contour {settings.contour.name}"):
+        connection = psycopg.connect(
+            conninfo_of(postgres), application_name=application_name, autocommit=True
+        )
+        try:
+            connection.execute(
+                "select " + ", ".join("set_config(%s, %s, false)" for _ in options),
+                [part for item in options.items() for part in item],
+            )
+            if check:
+                check_identity(connection, settings)
+        except BaseException:
+            connection.close()
+            raise
+    connection.autocommit = autocommit
+    return connection
+
+
+def check_identity(connection: psycopg.Connection, settings: Settings) -> None:
+    """Raise ``WrongContourError`` when the database belongs to another contour."""
+    row = connection.execute(queries.load("workers")["identity"]).fetchone()
+    if row is None or (row[0], row[1]) != (settings.contour.name, settings.contour.id):
+        found = f"contour {row[0]} (id {row[1]})" if row else "no contour yet"
+        raise WrongContourError(
+            f"the configuration is for contour {settings.contour.name} "
+            f"(id {settings.contour.id}), but the database is {found}",
+            remedy="check postgres.dsn, or run replication-pipeline init in a new database",
+        )

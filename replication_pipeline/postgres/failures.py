@@ -1,0 +1,146 @@
+"""PostgreSQL's errors as verdicts: one table from SQLSTATE to retry, park or halt.
+
+Only the primary message and names of objects are passed on. DETAIL is never read: it quotes rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+import psycopg
+
+from replication_pipeline.domain.errors import (
+    FatalError,
+    OffsetConflictError,
+    PoisonError,
+    RefusedError,
+    ReplicationError,
+    TransientError,
+)
+
+Verdict = Literal["retry", "park", "halt"]
+
+# Raised by the apply statements when an offset is not where this consumer left it.
+OFFSET_MOVED: Final = "RP001"
+
+# The longest matching prefix decides.
+VERDICTS: Final[dict[str, Verdict]] = {
+    "08": "retry",  # connection exceptions
+    "21": "park",  # cardinality violation
+    "22": "park",  # data exceptions: a value that does not fit here
+    "23": "park",  # integrity constraints
+    "25006": "retry",  # read-only transaction: a standby, until the failover is over
+    "25P03": "retry",  # idle in transaction too long
+    "28": "halt",  # authorisation
+    "3D": "halt",  # no such database
+    "3F": "halt",  # no such schema
+    "40": "retry",  # rollback: serialization failure, deadlock
+    "42501": "halt",  # insufficient privilege
+    "42": "park",  # undefined or ambiguous columns, types, casts: the shapes differ
+    "428C9": "park",  # generated always
+    "53": "retry",  # insufficient resources: disk, memory, connections
+    "54": "park",  # program limit exceeded: a value too large for an index
+    "55P03": "retry",  # lock not available
+    "55": "retry",
+    "57014": "retry",  # statement timeout
+    "57P": "retry",  # shutting down, starting up
+    "58": "retry",  # system errors
+    "P0001": "park",  # raised by a user's trigger or check
+    "XX": "halt",  # corrupted data
+}
+
+REMEDIES: Final[dict[str, str]] = {
+    "28": "check the user, the password and pg_hba.conf",
+    "3D": "create the database, or mend postgres.dsn",
+    "3F": "install the SQL first: replication-pipeline init",
+    "42P01": "install the SQL first: replication-pipeline init",
+    "42883": "the installed SQL is older than this program: replication-pipeline init",
+    "42501": "grant this role replication_publisher and replication_consumer; "
+    "replication-pipeline init grants the rest",
+}
+
+
+def verdict(sqlstate: str) -> Verdict:
+    """What to do about an error; an unknown one halts, for going on might lose something."""
+    for length in range(5, 1, -1):
+        if found := VERDICTS.get(sqlstate[:length]):
+            return found
+    return "halt"
+
+
+def translate(error: psycopg.Error, doing: str) -> ReplicationError:
+    """The verdict's error for ``error``; ``doing`` says what was attempted, for people."""
+    state = error.sqlstate
+    if state is None:
+        return TransientError(f"{doing}: the connection to PostgreSQL failed ({_kind(error)})")
+    if state == OFFSET_MOVED:
+        return OffsetConflictError("another consumer moved the offset first; reading again")
+    primary = (error.diag.message_primary or type(error).__name__).strip()
+    message = f"{doing}: {primary} (SQLSTATE {state})"
+    remedy = next((REMEDIES[state[:n]] for n in (5, 2) if state[:n] in REMEDIES), None)
+    match verdict(state):
+        case "retry":
+            return TransientError(message)
+        case "park":
+            return PoisonError(_safe(error, doing), reason=reason_of(state), remedy=remedy)
+        case "halt":
+            return FatalError(message, remedy=remedy)
+
+
+def reason_of(sqlstate: str) -> str:
+    """The reason under which an event with this error is parked."""
+    if sqlstate == "23505":
+        return "unique_conflict"
+    if sqlstate in ("42703", "42P01", "42704"):
+        return "unknown_column" if sqlstate == "42703" else "unknown_table"
+    if sqlstate.startswith("23") or sqlstate == "P0001":
+        return "constraint"
+    return "bad_value"
+
+
+@contextmanager
+def translating(doing: str) -> Iterator[None]:
+    """Turn psycopg's errors inside the block into ours, cause kept out of sight of logs."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, doing) from error
+
+
+@contextmanager
+def translating_refusals(doing: str) -> Iterator[None]:
+    """For statements that an operator runs: whatever is not an outage is refused for good, in the
+    words of the database and with its hint as the remedy.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        translated = translate(error, doing)
+        if isinstance(translated, TransientError):
+            raise translated from error
+        message = (error.diag.message_primary or type(error).__name__).strip()
+        remedy = error.diag.message_hint or translated.remedy
+        raise RefusedError(f"{doing}: {message}", remedy=remedy) from error
+
+
+def _safe(error: psycopg.Error, doing: str) -> str:
+    """Like the primary message, but of data exceptions, which quote values there, only the class."""
+    diag = error.diag
+    where = ", ".join(
+        f"{label} {value}"
+        for label, value in (
+            ("table", diag.table_name),
+            ("column", diag.column_name),
+            ("constraint", diag.constraint_name),
+        )
+        if value
+    )
+    return f"{doing}: {_kind(error)} (SQLSTATE {error.sqlstate}{', ' + where if where else ''})"
+
+
+def _kind(error: psycopg.Error) -> str:
+    """``UniqueViolation`` → ``unique violation``."""
+    name = type(error).__name__
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()

@@ -1,0 +1,71 @@
+r"""Installing and upgrading the SQL, and setting tables up.
+
+``init`` runs the very files that ``psql -f sql/00_master_setup.sql`` runs, in the same order and as
+one transaction: the master file's ``\ir`` lines are the list.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, LiteralString, cast
+
+from psycopg import Connection
+
+from replication_pipeline.postgres.connection import check_identity
+from replication_pipeline.postgres.failures import translating_refusals
+from replication_pipeline.postgres.queries import sql_directory
+from replication_pipeline.settings import Settings
+
+_INCLUDE: Final = re.compile(r"^\\ir (\S+)$", re.MULTILINE)
+
+
+def install(connection: Connection, settings: Settings) -> None:
+    """Install the SQL, or upgrade it in place. ``connection`` must be in autocommit mode.
+
+    Raises ``FatalError`` when the role lacks rights or the database is another contour's.
+    """
+    folder = sql_directory()
+    master = (folder / "00_master_setup.sql").read_text(encoding="utf-8")
+    contour = settings.contour
+    with (
+        translating_refusals(f"contour {contour.name}: installing the SQL"),
+        connection.transaction(),
+    ):
+        connection.execute("set local client_min_messages = warning")
+        connection.execute(
+            "select set_config('replication.setup_contour', %s, true), "
+            "set_config('replication.setup_contour_id', %s, true)",
+            (contour.name, str(contour.id)),
+        )
+        for name in _INCLUDE.findall(master):
+            text = (folder / name).read_text(encoding="utf-8")
+            connection.execute(cast("LiteralString", text))
+
+
+def setup_table(connection: Connection, settings: Settings, table: str) -> None:
+    """Capture ``table`` from now on, with the options of the configuration."""
+    check_identity(connection, settings)
+    options = settings.tables.get(table)
+    with translating_refusals(f"contour {settings.contour.name}: table {table}"):
+        connection.execute(
+            "select replication.setup_table_for_replication(%s::text::regclass, full_before => %s)",
+            (quoted(table), bool(options and options.full_before)),
+        )
+
+
+def remove_table(
+    connection: Connection, settings: Settings, table: str, *, drop_version_column: bool
+) -> None:
+    """Stop capturing ``table``; queued events stay."""
+    check_identity(connection, settings)
+    with translating_refusals(f"contour {settings.contour.name}: table {table}"):
+        connection.execute(
+            "select replication.remove_table_from_replication(%s::text::regclass, %s)",
+            (quoted(table), drop_version_column),
+        )
+
+
+def quoted(table: str) -> str:
+    """``schema.table`` or ``table`` (in public) as PostgreSQL reads it, every part quoted."""
+    schema, _, relation = table.rpartition(".")
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema or "public", relation))

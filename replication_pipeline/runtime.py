@@ -1,0 +1,178 @@
+"""Composition root of the engine: settings → adapters → a window that runs.
+
+The command line and the Dagster ops both come through here, so a window is the same thing in both.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from replication_pipeline.domain.model import Role, WindowTotals
+from replication_pipeline.engine.apply import ApplyCycle
+from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
+from replication_pipeline.engine.publish import PublishCycle
+from replication_pipeline.engine.stopping import StopToken
+from replication_pipeline.engine.window import Observer, Until, Window
+from replication_pipeline.kafka.consumer import KafkaEventConsumer
+from replication_pipeline.kafka.producer import KafkaEventProducer
+from replication_pipeline.observe import BatchLog
+from replication_pipeline.postgres.inbox import PostgresInbox
+from replication_pipeline.postgres.outbox import PostgresOutbox
+from replication_pipeline.settings import Settings
+
+
+def instance_name(settings: Settings, role: Role) -> str:
+    """A name for one worker that no other worker, past or present, shares."""
+    process = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    return f"{settings.contour.name}-{role}-{process}"
+
+
+@contextmanager
+def open_outbox(settings: Settings, instance: str) -> Iterator[PostgresOutbox]:
+    """The contour's queue; connects at the first claim and again whenever the server was away."""
+    outbox = PostgresOutbox(settings, instance)
+    try:
+        yield outbox
+    finally:
+        outbox.close()
+
+
+@contextmanager
+def open_producer(settings: Settings) -> Iterator[KafkaEventProducer]:
+    """Kafka's producing side."""
+    producer = KafkaEventProducer(settings)
+    producer.connect()
+    try:
+        yield producer
+    finally:
+        producer.close()
+
+
+@contextmanager
+def open_inbox(settings: Settings, instance: str) -> Iterator[PostgresInbox]:
+    """The contour's tables and offsets."""
+    inbox = PostgresInbox(settings, instance)
+    try:
+        yield inbox
+    finally:
+        inbox.close()
+
+
+@contextmanager
+def open_consumer(settings: Settings, inbox: PostgresInbox) -> Iterator[KafkaEventConsumer]:
+    """Kafka's consuming side; starts each partition where ``inbox`` says."""
+    consumer = KafkaEventConsumer(settings, inbox)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def publish_window(
+    settings: Settings,
+    *,
+    outbox: Outbox,
+    producer: EventProducer,
+    stop: StopToken,
+    length: timedelta | None,
+    until: Until = "time",
+    observer: Observer | None = None,
+    instance: str = "",
+) -> WindowTotals:
+    """Publish for ``length`` (``None``: until stopped), or ``until`` the queue is drained.
+
+    ``FatalError`` when an operator has to act; outages are waited out.
+    """
+    return Window(
+        role="publisher",
+        cycle=PublishCycle(outbox, producer, settings.publisher.batch_size),
+        stop=stop,
+        observer=observer or BatchLog("publisher", instance),
+        length=length,
+        until=until,
+        poll_interval=settings.publisher.poll_interval,
+    ).run()
+
+
+def apply_window(
+    settings: Settings,
+    *,
+    inbox: Inbox,
+    consumer: EventConsumer,
+    stop: StopToken,
+    length: timedelta | None,
+    until: Until = "time",
+    observer: Observer | None = None,
+    instance: str = "",
+) -> WindowTotals:
+    """Apply for ``length`` (``None``: until stopped), or ``until`` caught up with the topics' ends.
+
+    ``FatalError`` when an operator has to act; outages are waited out.
+    """
+    return Window(
+        role="applier",
+        cycle=ApplyCycle(
+            consumer,
+            inbox,
+            batch_size=settings.consumer.batch_size,
+            poll_timeout=settings.consumer.poll_interval,
+            retry_parked_every=settings.consumer.retry_parked,
+        ),
+        stop=stop,
+        observer=observer or BatchLog("applier", instance),
+        length=length,
+        until=until,
+        poll_interval=timedelta(),  # the consumer's poll is the wait
+        caught_up=consumer.caught_up,
+    ).run()
+
+
+def publish(
+    settings: Settings,
+    *,
+    stop: StopToken,
+    length: timedelta | None,
+    until: Until = "time",
+    observer: Observer | None = None,
+) -> WindowTotals:
+    """A whole publish window: opens what it needs, runs, closes."""
+    instance = instance_name(settings, "publisher")
+    with open_outbox(settings, instance) as outbox, open_producer(settings) as producer:
+        return publish_window(
+            settings,
+            outbox=outbox,
+            producer=producer,
+            stop=stop,
+            length=length,
+            until=until,
+            observer=observer,
+            instance=instance,
+        )
+
+
+def apply(
+    settings: Settings,
+    *,
+    stop: StopToken,
+    length: timedelta | None,
+    until: Until = "time",
+    observer: Observer | None = None,
+) -> WindowTotals:
+    """A whole apply window: opens what it needs, runs, closes."""
+    instance = instance_name(settings, "applier")
+    with open_inbox(settings, instance) as inbox, open_consumer(settings, inbox) as consumer:
+        return apply_window(
+            settings,
+            inbox=inbox,
+            consumer=consumer,
+            stop=stop,
+            length=length,
+            until=until,
+            observer=observer,
+            instance=instance,
+        )

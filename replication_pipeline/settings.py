@@ -1,0 +1,444 @@
+"""One contour's configuration: a YAML file, overridden key by key from the environment.
+
+``REPLICATION__SECTION__KEY`` wins over the file; unknown keys and bad values are refused with the
+key's path and a remedy. Secrets may come from a file: ``password_file`` instead of ``password``.
+Values are parsed once, here; nothing else reads the environment. It opens no connection.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from replication_pipeline.domain.errors import ConfigurationError
+from replication_pipeline.domain.names import topic_for
+from replication_pipeline.domain.version import MAX_CONTOUR_ID
+
+CONFIG_VARIABLE: Final = "REPLICATION_CONFIG"
+ENV_PREFIX: Final = "REPLICATION__"
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration(value: object) -> object:
+    """``500ms``, ``2s``, ``10min``, ``7d`` or a bare number of seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    if isinstance(value, str):
+        text = value.strip().lower()
+        number = text.rstrip("abcdefghijklmnopqrstuvwxyz").strip()
+        unit = text[len(number) :].strip() or "s"
+        try:
+            return timedelta(seconds=float(number) * _UNITS[unit])
+        except (ValueError, KeyError):
+            raise ValueError(
+                "not a duration; write a number with ms, s, min, h or d, such as 500ms or 10min"
+            ) from None
+    return value
+
+
+def _not_negative(value: timedelta) -> timedelta:
+    if value < timedelta():
+        raise ValueError("a duration can't be negative")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_not_negative)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values can't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ContourSettings(Section):
+    """Which site this is."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,30}$",
+        description="Name of this contour: lower case letters, digits and _, at most 31.",
+    )
+    id: int = Field(
+        ge=1,
+        le=MAX_CONTOUR_ID,
+        description="Number of this contour, 1 to 1023; no two contours may share one.",
+    )
+
+
+class PostgresSettings(Section):
+    """How to reach this contour's database."""
+
+    dsn: SecretStr = Field(
+        default=SecretStr(""),
+        description="libpq string or URI; the parts below are added to it and win over it.",
+    )
+    host: str | None = Field(default=None, description="Server name or address.")
+    port: int | None = Field(default=None, ge=1, le=65535, description="Server port.")
+    dbname: str | None = Field(default=None, description="Database.")
+    user: str | None = Field(default=None, description="Role to connect as.")
+    password: SecretStr | None = Field(default=None, description="Better: password_file.")
+    password_file: Path | None = Field(
+        default=None, description="File that holds the password and nothing else."
+    )
+    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
+        default=None, description="TLS towards PostgreSQL; verify-full for production."
+    )
+    sslrootcert: str | None = Field(default=None, description="CA file, or system.")
+    sslcert: Path | None = Field(default=None, description="Client certificate.")
+    sslkey: Path | None = Field(default=None, description="Key of the client certificate.")
+    connect_timeout: Duration = Field(
+        default=timedelta(seconds=5), description="Longest wait for a connection."
+    )
+    lock_timeout: Duration = Field(
+        default=timedelta(seconds=5), description="Longest wait for a row that others lock."
+    )
+    statement_timeout: Duration = Field(
+        default=timedelta(seconds=60), description="Longest single statement."
+    )
+
+    @model_validator(mode="after")
+    def _one_password(self) -> PostgresSettings:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("password and password_file exclude each other; keep one")
+        if not self.dsn.get_secret_value() and self.host is None:
+            raise ValueError("dsn or host is needed; set postgres.dsn")
+        return self
+
+
+class KafkaSettings(Section):
+    """How to reach Kafka, and how topics are made."""
+
+    bootstrap_servers: str = Field(
+        min_length=1, description="Comma-separated host:port of some brokers."
+    )
+    topic_prefix: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="Put before every topic's name; the same in every contour.",
+    )
+    security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        default="plaintext", description="TLS and SASL towards Kafka; sasl_ssl for production."
+    )
+    ssl_ca_location: Path | None = Field(default=None, description="CA file.")
+    ssl_certificate_location: Path | None = Field(default=None, description="Client certificate.")
+    ssl_key_location: Path | None = Field(default=None, description="Client key.")
+    ssl_key_password: SecretStr | None = Field(default=None, description="Password of the key.")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        default=None, description="SASL mechanism."
+    )
+    sasl_username: str | None = Field(default=None, description="SASL user.")
+    sasl_password: SecretStr | None = Field(default=None, description="Better: from a file.")
+    sasl_password_file: Path | None = Field(
+        default=None, description="File that holds the SASL password and nothing else."
+    )
+    partitions: int = Field(
+        default=6, ge=1, le=10_000, description="Partitions of a topic made by setup-table."
+    )
+    replication_factor: int = Field(
+        default=1, ge=1, le=32, description="Copies of a topic; 3 for production."
+    )
+    retention: Duration = Field(
+        default=timedelta(days=7), description="How long Kafka keeps events."
+    )
+    compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = Field(
+        default="lz4", description="Compression of produced batches."
+    )
+    linger: Duration = Field(
+        default=timedelta(milliseconds=1), description="Wait for fuller batches while producing."
+    )
+    delivery_timeout: Duration = Field(
+        default=timedelta(seconds=20),
+        description="After this long without an acknowledgement the batch is rolled back.",
+    )
+    max_message_bytes: int = Field(
+        default=4_000_000, ge=1_000, description="Largest event; topics are made to accept it."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KafkaSettings:
+        if self.sasl_password is not None and self.sasl_password_file is not None:
+            raise ValueError("sasl_password and sasl_password_file exclude each other; keep one")
+        if self.security_protocol.startswith("sasl") and self.sasl_mechanism is None:
+            raise ValueError("security_protocol asks for SASL; set kafka.sasl_mechanism")
+        return self
+
+
+class TableOptions(Section):
+    """Options of one table; the empty set is the usual case."""
+
+    partitions: int | None = Field(
+        default=None, ge=1, le=10_000, description="Instead of kafka.partitions."
+    )
+    full_before: bool = Field(
+        default=False, description="Send the whole old row in before, not only its key."
+    )
+
+
+class PublisherSettings(Section):
+    """Queue → Kafka."""
+
+    batch_size: int = Field(default=500, ge=1, le=20_000, description="Most rows of one batch.")
+    poll_interval: Duration = Field(
+        default=timedelta(seconds=1),
+        description="Longest pause between looks at an empty queue; the first are milliseconds.",
+    )
+    window: Duration = Field(
+        default=timedelta(minutes=10),
+        description="Length of a Dagster run; 0 makes one run a batch.",
+    )
+    min_publishers: int = Field(default=1, ge=0, le=64, description="Windows always kept alive.")
+    max_publishers: int = Field(default=4, ge=1, le=64, description="Most windows at once.")
+    scale_up_backlog: int = Field(
+        default=5_000, ge=1, description="One more window for each so many unpublished events."
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, le=100, description="Refusals by Kafka before an event is parked."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PublisherSettings:
+        if self.min_publishers > self.max_publishers:
+            raise ValueError("min_publishers is greater than max_publishers; lower the first")
+        return self
+
+
+class ConsumerSettings(Section):
+    """Kafka → tables."""
+
+    batch_size: int = Field(default=500, ge=1, le=20_000, description="Most events of one batch.")
+    poll_interval: Duration = Field(
+        default=timedelta(milliseconds=500), description="Longest wait for events in one look."
+    )
+    window: Duration = Field(default=timedelta(minutes=10), description="Length of a Dagster run.")
+    min_appliers: int = Field(default=1, ge=0, le=64, description="Windows always kept alive.")
+    max_appliers: int = Field(default=4, ge=1, le=64, description="Most windows at once.")
+    scale_up_lag: int = Field(
+        default=10_000, ge=1, description="One more window for each so many events of lag."
+    )
+    max_clock_skew: Duration = Field(
+        default=timedelta(seconds=60),
+        description="Events dated further ahead of the local clock are held, not applied.",
+    )
+    retry_parked: Duration = Field(
+        default=timedelta(seconds=2), description="How often waiting events are tried again."
+    )
+    session_timeout: Duration = Field(
+        default=timedelta(seconds=10),
+        description="A dead consumer's partitions move to the others after this long.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ConsumerSettings:
+        if self.min_appliers > self.max_appliers:
+            raise ValueError("min_appliers is greater than max_appliers; lower the first")
+        return self
+
+
+class CleanupSettings(Section):
+    """How long finished things are kept. Unpublished and parked events are never removed."""
+
+    published: Duration = Field(default=timedelta(days=7), description="Published queue rows.")
+    processed_events: Duration = Field(
+        default=timedelta(days=14),
+        description="Ids of applied events; longer than Kafka keeps the events.",
+    )
+    conflicts: Duration = Field(default=timedelta(days=30), description="Recorded conflicts.")
+    dagster_runs: Duration = Field(default=timedelta(days=14), description="Finished Dagster runs.")
+    batch_size: int = Field(
+        default=10_000, ge=100, le=1_000_000, description="Rows deleted in one transaction."
+    )
+    cron: str = Field(default="17 * * * *", description="When cleanup_schedule runs.")
+
+
+class MonitoringSettings(Section):
+    """Thresholds of checks and alerts."""
+
+    unpublished_warning: int = Field(default=1_000, ge=1, description="Unpublished events.")
+    lag_warning: Duration = Field(
+        default=timedelta(seconds=10), description="Age of the oldest unpublished event: WARN."
+    )
+    lag_critical: Duration = Field(
+        default=timedelta(seconds=30), description="Age of the oldest unpublished event: ERROR."
+    )
+    check_interval: Duration = Field(
+        default=timedelta(seconds=60),
+        description="How often an unchanged verdict is stored again in the check history.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MonitoringSettings:
+        if self.lag_warning > self.lag_critical:
+            raise ValueError("lag_warning is greater than lag_critical; lower the first")
+        return self
+
+
+class LoggingSettings(Section):
+    """Log lines, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe line that is written."
+    )
+    format: Literal["json", "console"] = Field(
+        default="json", description="json for programs, console for people."
+    )
+
+
+def _tables(value: object) -> object:
+    """A list of names is a map without options."""
+    if isinstance(value, list):
+        return {str(name): TableOptions() for name in value}
+    if isinstance(value, Mapping):
+        return {name: {} if options is None else options for name, options in value.items()}
+    return value
+
+
+class Settings(BaseSettings):
+    """Everything about one contour."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    contour: ContourSettings
+    postgres: PostgresSettings
+    kafka: KafkaSettings
+    tables: Annotated[dict[str, TableOptions], BeforeValidator(_tables)] = Field(
+        default_factory=dict, description="Replicated tables: a list, or a map with options."
+    )
+    publisher: PublisherSettings = PublisherSettings()
+    consumer: ConsumerSettings = ConsumerSettings()
+    cleanup: CleanupSettings = CleanupSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _topics(self) -> Settings:
+        for table in self.tables:
+            topic_for(table, prefix=self.kafka.topic_prefix)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the file's content (handed over as keyword arguments)."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        assert isinstance(init_settings, InitSettingsSource)
+        return env_settings, init_settings
+
+
+def load_settings(path: Path | str | None = None) -> Settings:
+    """Settings from ``path``, or from the file that ``REPLICATION_CONFIG`` names, or from the
+    environment alone. Raises ``ConfigurationError`` with every mistake's path and remedy.
+    """
+    chosen = Path(path) if path else _path_from_environment()
+    content = _read(chosen) if chosen else {}
+    _refuse_unknown_variables()
+    try:
+        return Settings(**content)
+    except ValidationError as error:
+        raise _explain(error, chosen) from None
+
+
+def read_secret(path: Path, key: str) -> str:
+    """The content of a secret's file without its final newline."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{key}: {path} can't be read: {error.strerror}",
+            remedy="let the file be readable by the service's user, and by nobody else",
+        ) from error
+
+
+def _path_from_environment() -> Path | None:
+    value = os.environ.get(CONFIG_VARIABLE)
+    return Path(value) if value else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the configuration file {path} can't be read: {error.strerror}",
+            remedy=f"give its path with --config or {CONFIG_VARIABLE}",
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigurationError(
+            f"{path}{where}: not valid YAML", remedy="mend the file's indentation and quotes"
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"{path}: the top level is not a mapping",
+            remedy="start from config.example.yaml: sections such as contour: and postgres:",
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _refuse_unknown_variables() -> None:
+    """pydantic-settings ignores unknown names under the prefix; a typing mistake must not pass."""
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX):
+            section = name[len(ENV_PREFIX) :].split("__")[0].lower()
+            if section not in Settings.model_fields:
+                raise ConfigurationError(
+                    f"environment variable {name}: there is no section {section!r}",
+                    remedy="sections are " + ", ".join(Settings.model_fields),
+                )
+
+
+def _explain(error: ValidationError, path: Path | None) -> ConfigurationError:
+    lines = []
+    for mistake in error.errors(include_input=False, include_url=False):
+        where = ".".join(str(part) for part in mistake["loc"]) or "settings"
+        match mistake["type"]:
+            case "missing":
+                variable = ENV_PREFIX + "__".join(str(part).upper() for part in mistake["loc"])
+                lines.append(f"{where}: is missing; set it in the file or as {variable}")
+            case "extra_forbidden":
+                lines.append(f"{where}: no such key; see config.example.yaml for all keys")
+            case "value_error":
+                lines.append(f"{where}: {mistake['msg'].removeprefix('Value error, ')}")
+            case _:
+                lines.append(f"{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}")
+    source = str(path) if path else "environment (no configuration file given)"
+    return ConfigurationError(
+        f"{source}: the configuration can't be used\n  " + "\n  ".join(lines),
+        remedy="every key is described in config.example.yaml",
+    )

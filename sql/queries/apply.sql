@@ -1,0 +1,301 @@
+-- Statements of one apply transaction. `{…}` are identifiers and lists that the plan of a table
+-- fills in (postgres/apply_plan.py); %(…)s are parameters. Isolation: READ COMMITTED, so that each
+-- statement sees what was committed while the one before waited for a lock. Order:
+--
+--   advance_offsets      fences off every other consumer of these partitions
+--   for each table, parents first:
+--     stage              events → rows of a temporary table, newest per key
+--     lock_rows          waits for local writers of the same rows
+--     decide             Last-Write-Wins against the row and its tombstone
+--     lock_parents, park_orphans
+--     record_conflicts, upsert, sweep_resurrected
+--   for each table, children first:
+--     park_referenced, bury, delete_rows, count
+--   count_applied, commit
+
+-- name: begin_apply
+-- No trigger of this database fires: applied rows keep their values, and are not captured again.
+-- Foreign keys are therefore checked here, see park_orphans and park_referenced.
+select set_config('session_replication_role', 'replica', true)
+
+-- name: defer_constraints
+set constraints all deferred
+
+-- name: advance_offsets
+-- Compare and set, first of all: a consumer whose partitions moved away meanwhile finds another
+-- offset than it left and loses everything it was about to do. Lock: the offset rows.
+with wanted as (
+  select * from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[],
+                       %(next)s::bigint[], %(high)s::bigint[])
+    as w(topic, partition, expected, next_offset, high_watermark)
+   order by topic, partition
+), moved as (
+  insert into replication.consumer_offsets as o (topic, partition, next_offset, high_watermark)
+  select topic, partition, next_offset, high_watermark from wanted
+  on conflict (topic, partition) do update
+     set next_offset = excluded.next_offset, high_watermark = excluded.high_watermark,
+         updated_at = clock_timestamp()
+   where o.next_offset = (select w.expected from wanted w
+                           where w.topic = o.topic and w.partition = o.partition)
+  returning 1
+)
+select count(*) = (select count(*) from wanted) from moved
+
+-- name: stored_offsets
+select topic, partition, next_offset from replication.consumer_offsets
+ where (topic, partition) in (select * from unnest(%(topics)s::text[], %(partitions)s::integer[]))
+
+-- name: create_stage
+-- Once a session and table: the wire columns with the table's own types.
+create temporary table {stage} (
+  seq bigint, event_id uuid, contour text, version bigint, base_version bigint, op text,
+  record_key text, missing_columns text[], current_version bigint, buried_version bigint,
+  verdict text not null default 'apply', reason text, detail text not null default '',
+  {stage_definitions}
+) on commit delete rows
+
+-- name: stage
+-- One parameter holds the whole batch as a JSON array. Own events and events already processed are
+-- left out; of the rest the newest of each key is kept.
+with incoming as (
+  select e.seq, (e.doc -> 'source' ->> 'event_id')::uuid as event_id,
+         e.doc -> 'source' ->> 'contour' as contour,
+         (e.doc -> 'source' ->> 'row_version')::bigint as version,
+         (e.doc -> 'source' ->> 'base_version')::bigint as base_version, e.doc ->> 'op' as op,
+         case when e.doc ->> 'op' = 'd' then e.doc -> 'before' else e.doc -> 'after' end as record
+    from jsonb_array_elements(%(events)s::jsonb) with ordinality as e(doc, seq)
+), well_formed as (
+  select * from incoming
+   where event_id is not null and contour is not null and version > 0
+     and op in ('c', 'u', 'd', 'r') and jsonb_typeof(record) = 'object' and record ?& {key_names}
+), foreign_events as (
+  select * from well_formed where contour <> %(contour)s
+), fresh as (
+  insert into replication.processed_events (event_id)
+  select distinct event_id from foreign_events where not %(again)s
+  on conflict do nothing
+  returning event_id
+), newest as (
+  select distinct on ({record_keys}) f.seq, f.event_id, f.contour, f.version,
+         case when bool_and(f.base_version is not null) over same_writer
+              then min(f.base_version) over same_writer end as base_version,
+         f.op, f.record,
+         case when f.op <> 'd' and not f.record ?& {column_names}
+              then array(select unnest({column_names}) except select jsonb_object_keys(f.record)
+                          order by 1)
+         end as missing_columns,
+         case when f.op <> 'd' and f.record - {column_names} <> '{{}}'::jsonb
+              then (select string_agg(k, ', ' order by k)
+                      from jsonb_object_keys(f.record - {column_names}) k)
+         end as unknown_columns
+    from foreign_events f
+   where %(again)s or f.event_id in (select event_id from fresh)
+  window same_writer as (partition by {record_keys}, f.contour)
+   order by {record_keys}, f.version desc, f.seq desc
+), staged as (
+  insert into {stage} (seq, event_id, contour, version, base_version, op, record_key,
+                       missing_columns, verdict, reason, detail, {columns})
+  select n.seq, n.event_id, n.contour, n.version, n.base_version, n.op, {record_key},
+         n.missing_columns,
+         case when n.unknown_columns is not null or n.version >> 10 > %(newest_clock)s
+              then 'park' else 'apply' end,
+         case when n.unknown_columns is not null then 'unknown_column'
+              when n.version >> 10 > %(newest_clock)s then 'clock_skew' end,
+         coalesce(n.unknown_columns, ''), {values}
+    from newest n cross join lateral jsonb_to_record(n.record) as r({wire_definitions})
+  returning 1
+)
+select (select count(*) from incoming), (select count(*) from well_formed),
+       (select count(*) from foreign_events), (select count(*) from fresh),
+       (select count(*) from staged), (select min(version) from foreign_events)
+
+-- name: lock_rows
+-- Locks: the target rows, in key order. Index: primary key.
+select count(*) from (
+  select 1 from {table} t join {stage} s on {same_key} where s.verdict = 'apply'
+   order by {target_keys} for update of t) locked
+
+-- name: decide
+-- A snapshot taken after the locks. An incoming version at or below the row's, or the tombstone's,
+-- is not newer: skip.
+update {stage} s
+   set current_version = f.current_version, buried_version = f.buried_version,
+       verdict = case when s.version <= greatest(f.current_version, f.buried_version, 0)
+                      then 'skip' else s.verdict end
+  from (select s.seq, t.replication_version as current_version, b.version as buried_version
+          from {stage} s
+          left join {table} t on {same_key}
+          left join replication.replication_tombstones b
+            on b.table_name = %(table)s and b.record_key = s.record_key) f
+ where f.seq = s.seq and s.verdict = 'apply'
+
+-- name: lock_parents
+-- Locks: parent rows FOR KEY SHARE, as a foreign key's own trigger would. Index: the referenced key.
+select count(*) from (
+  select 1 from {parent} p
+   where exists (select from {stage} s
+                  where s.verdict = 'apply' and s.op <> 'd' and {parent_matches})
+   for key share of p) locked
+
+-- name: park_orphans
+-- A child whose parent is neither here nor about to come in this batch waits for it.
+update {stage} s
+   set verdict = 'park', reason = 'missing_parent', detail = {constraint_name}
+ where s.verdict = 'apply' and s.op <> 'd' and {child_columns_set}
+   and not exists (select from {parent} p where {parent_matches})
+   {or_staged_parent}
+
+-- name: record_conflicts
+-- Concurrent: the writer had not seen the version that stands here. A version of a third contour
+-- that is newer may well have been made in the light of this one, so only own ones count then.
+with found as (
+  insert into replication.replication_conflicts
+    (table_name, record_key, event_id, incoming_contour, incoming_version, incoming_base,
+     current_version, winner, incoming_row, current_row)
+  select %(table)s, s.record_key, s.event_id, s.contour, s.version, s.base_version,
+         greatest(s.current_version, s.buried_version),
+         case when s.verdict = 'skip' then 'current' else 'incoming' end,
+         case when s.op <> 'd' then (select row_to_json(i) from (select {staged_columns}) i) end,
+         (select row_to_json(c) from (select {target_columns}) c where t.replication_version is not null)
+    from {stage} s left join {table} t on {same_key}
+   where s.verdict in ('apply', 'skip') and s.op in ('u', 'd', 'c')
+     and greatest(s.current_version, s.buried_version) > coalesce(s.base_version, 0)
+     and greatest(s.current_version, s.buried_version) <> s.version
+     and (s.base_version is not null or s.current_version is not null)
+     and (s.verdict = 'apply' or greatest(s.current_version, s.buried_version) & 1023 = %(contour_id)s)
+  returning 1
+)
+select count(*) from found
+
+-- name: upsert
+-- The whole row, or the columns that the event has. The guard matters when a local insert of the key
+-- commits while this statement waits for it.
+insert into {table} as t ({columns}, replication_version) overriding system value
+select {staged_columns}, s.version from {stage} s
+ where s.verdict = 'apply' and s.op <> 'd'
+   and s.missing_columns is not distinct from %(missing)s::text[]
+ order by {staged_keys}
+on conflict ({keys}) do update
+   set {assignments} replication_version = excluded.replication_version
+ where t.replication_version < excluded.replication_version
+
+-- name: column_sets
+-- Events of a contour whose table has fewer columns; normally none.
+select distinct missing_columns from {stage}
+ where verdict = 'apply' and op <> 'd' and missing_columns is not null
+
+-- name: sweep_resurrected
+-- A row that was inserted and deleted here between `decide` and `upsert` has a tombstone that
+-- `decide` could not see. Whoever deleted it has committed, or `upsert` would still wait.
+delete from {table} t
+ using {stage} s join replication.replication_tombstones b
+    on b.table_name = %(table)s and b.record_key = s.record_key
+ where s.verdict = 'apply' and s.op <> 'd' and {same_key} and b.version >= t.replication_version
+
+-- name: park_referenced
+-- A parent that still has children waits until they are gone. The parent row is locked, so no new
+-- child can come meanwhile.
+update {stage} s
+   set verdict = 'park', reason = 'referenced', detail = {constraint_name}
+  from {table} t
+ where s.verdict = 'apply' and s.op = 'd' and {same_key}
+   and exists (select from {child} c where {child_matches} {not_itself})
+
+-- name: bury
+-- The tombstone comes first; a local insert that waits for the row finds it. `unsettled`: the row
+-- is not to be seen, so a local insert may be on its way that does not see the tombstone either.
+insert into replication.replication_tombstones as b (table_name, record_key, version, unsettled)
+select %(table)s, s.record_key, s.version, s.current_version is null
+  from {stage} s where s.verdict = 'apply' and s.op = 'd' order by s.record_key
+on conflict (table_name, record_key) do update
+   set version = excluded.version, deleted_at = clock_timestamp(), unsettled = excluded.unsettled,
+       settle_horizon = null
+ where b.version < excluded.version
+
+-- name: delete_rows
+-- Index: primary key.
+delete from {table} t using {stage} s
+ where s.verdict = 'apply' and s.op = 'd' and {same_key} and t.replication_version < s.version
+
+-- name: park_staged
+-- The parked ones with their place in Kafka, taken from the batch by position.
+insert into replication.parked_events as p
+  (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, event)
+select m.topic, m.partition, m.kafka_offset, s.event_id, %(table)s, s.record_key, s.version, s.reason,
+       s.detail, m.event
+  from {stage} s
+  join unnest(%(seqs)s::bigint[], %(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[],
+              %(events)s::bytea[]) as m(seq, topic, partition, kafka_offset, event) on m.seq = s.seq
+ where s.verdict = 'park'
+on conflict (topic, partition, kafka_offset) do update
+   set reason = excluded.reason, detail = excluded.detail, attempts = p.attempts + 1,
+       retried_at = clock_timestamp()
+
+-- name: parked_seqs
+select seq, reason from {stage} where verdict = 'park' order by seq
+
+-- name: count_verdicts
+select count(*) filter (where verdict = 'apply'), count(*) filter (where verdict = 'skip'),
+       count(*) filter (where verdict = 'park') from {stage}
+
+-- name: park_message
+-- One event that the database refused for its content, or that is no event at all.
+insert into replication.parked_events as p
+  (topic, partition, kafka_offset, table_name, reason, detail, event)
+values (%(topic)s, %(partition)s, %(offset)s, %(table)s, %(reason)s, %(detail)s, %(event)s)
+on conflict (topic, partition, kafka_offset) do update
+   set reason = excluded.reason, detail = excluded.detail, attempts = p.attempts + 1,
+       retried_at = clock_timestamp()
+
+-- name: claim_parked
+-- Lock: the parked rows, FOR UPDATE SKIP LOCKED, so that several appliers share them. Least recently
+-- tried first, so that no event keeps the others from their turn.
+select id, topic, partition, kafka_offset, event from replication.parked_events
+ where table_name = any(%(tables)s::text[]) and reason <> 'malformed'
+   and (%(eagerly)s and reason in ('missing_parent', 'referenced')
+        or retried_at < clock_timestamp() - least(attempts * interval '1 second', interval '1 minute'))
+ order by retried_at limit %(limit)s for update skip locked
+
+-- name: anything_parked
+select exists (select from replication.parked_events)
+
+-- name: remove_parked
+-- Those that were not parked once more within this transaction.
+delete from replication.parked_events where id = any(%(ids)s::bigint[]) and retried_at < now()
+
+-- name: anything_unsettled
+-- Index: replication_tombstones_unsettled.
+select exists (select from replication.replication_tombstones where table_name = %(table)s and unsettled)
+
+-- name: mark_settle_horizon
+-- In a later transaction than the delete's: every transaction that could have missed its tombstone
+-- has an id below this horizon by now.
+update replication.replication_tombstones
+   set settle_horizon = pg_snapshot_xmax(pg_current_snapshot())
+ where table_name = %(table)s and unsettled and settle_horizon is null
+
+-- name: settle
+-- All those transactions are over: a row at or below its tombstone came in unseen, and goes.
+-- Index: replication_tombstones_unsettled, then the primary key of the table.
+with ripe as (
+  update replication.replication_tombstones b set unsettled = false, settle_horizon = null
+   where b.table_name = %(table)s and b.unsettled
+     and b.settle_horizon <= pg_snapshot_xmin(pg_current_snapshot())
+  returning b.record_key, b.version
+)
+delete from {table} t using ripe b, jsonb_to_record(b.record_key::jsonb) as r({key_definitions})
+ where {ripe_key} and t.replication_version <= b.version
+
+-- name: count_applied
+-- The worker's own row; no one else writes it.
+insert into replication.workers as w
+  (instance, role, batches, processed, failed, applied, skipped, conflicts, bytes, last_success_at)
+values (%(instance)s, 'applier', %(batches)s, %(processed)s, %(failed)s, %(applied)s, %(skipped)s,
+        %(conflicts)s, %(bytes)s, case when %(processed)s > 0 then clock_timestamp() end)
+on conflict (instance) do update
+   set heartbeat_at = clock_timestamp(), stopped_at = null,
+       batches = w.batches + excluded.batches, processed = w.processed + excluded.processed,
+       failed = w.failed + excluded.failed, applied = w.applied + excluded.applied,
+       skipped = w.skipped + excluded.skipped, conflicts = w.conflicts + excluded.conflicts,
+       bytes = w.bytes + excluded.bytes,
+       last_success_at = coalesce(excluded.last_success_at, w.last_success_at)

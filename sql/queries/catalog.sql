@@ -1,0 +1,37 @@
+-- What apply needs to know of the tables of this database. Plain catalog reads.
+
+-- name: tables
+select r.table_name, r.relation::oid::bigint, n.nspname, c.relname, r.key_columns, r.table_id,
+       replication.table_fingerprint(r.relation)
+  from replication.replicated_tables r
+  join pg_catalog.pg_class c on c.oid = r.relation
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ where r.table_name = any(%(tables)s::text[])
+
+-- name: columns
+-- The base type decides the wire form; domains keep their own name so that their checks apply.
+select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+       replication.base_type(a.atttypid)::regtype::text
+  from pg_catalog.pg_attribute a
+ where a.attrelid = %(relation)s::oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+   and a.attname <> 'replication_version'
+ order by a.attnum
+
+-- name: foreign_keys
+-- Both directions: the keys of this table, and the keys that point at it.
+select k.conname, k.conrelid::oid::bigint, cn.nspname, cc.relname,
+       (select array_agg(a.attname::text order by u.position)
+          from unnest(k.conkey) with ordinality u(attnum, position)
+          join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.attnum),
+       k.confrelid::oid::bigint, pn.nspname, pc.relname,
+       (select array_agg(a.attname::text order by u.position)
+          from unnest(k.confkey) with ordinality u(attnum, position)
+          join pg_catalog.pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.attnum)
+  from pg_catalog.pg_constraint k
+  join pg_catalog.pg_class cc on cc.oid = k.conrelid
+  join pg_catalog.pg_namespace cn on cn.oid = cc.relnamespace
+  join pg_catalog.pg_class pc on pc.oid = k.confrelid
+  join pg_catalog.pg_namespace pn on pn.oid = pc.relnamespace
+ where k.contype = 'f' and k.conparentid = 0
+   and (k.conrelid = any(%(relations)s::oid[]) or k.confrelid = any(%(relations)s::oid[]))
+ order by k.conname

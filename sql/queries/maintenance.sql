@@ -1,0 +1,45 @@
+-- Retention. Every delete is bounded by %(limit)s rows and its own transaction, so that cleaning up
+-- never holds a snapshot for long. Unpublished and parked rows are never removed.
+
+-- name: remove_published
+-- Index: replication_queue_published.
+delete from replication.replication_queue
+ where ctid = any(array(
+   select ctid from replication.replication_queue
+    where published and published_at < clock_timestamp() - %(age)s::interval
+    order by published_at limit %(limit)s for update skip locked))
+
+-- name: remove_processed
+-- Index: processed_events_age.
+delete from replication.processed_events
+ where ctid = any(array(
+   select ctid from replication.processed_events
+    where processed_at < clock_timestamp() - %(age)s::interval limit %(limit)s))
+
+-- name: remove_conflicts
+delete from replication.replication_conflicts
+ where ctid = any(array(
+   select ctid from replication.replication_conflicts
+    where recorded_at < clock_timestamp() - %(age)s::interval limit %(limit)s))
+
+-- name: fold_workers
+-- Workers that ended, or died, more than an hour ago become part of one row per role.
+with ended as (
+  delete from replication.workers
+   where heartbeat_at < clock_timestamp() - interval '1 hour' and instance not like 'ended %%'
+  returning *
+), folded as (
+  insert into replication.workers as w
+    (instance, role, stopped_at, last_success_at, batches, processed, failed, applied, skipped,
+     conflicts, bytes)
+  select 'ended ' || role || 's', role, clock_timestamp(), max(last_success_at), sum(batches),
+         sum(processed), sum(failed), sum(applied), sum(skipped), sum(conflicts), sum(bytes)
+    from ended group by role
+  on conflict (instance) do update
+     set last_success_at = greatest(w.last_success_at, excluded.last_success_at),
+         batches = w.batches + excluded.batches, processed = w.processed + excluded.processed,
+         failed = w.failed + excluded.failed, applied = w.applied + excluded.applied,
+         skipped = w.skipped + excluded.skipped, conflicts = w.conflicts + excluded.conflicts,
+         bytes = w.bytes + excluded.bytes
+)
+select count(*) from ended

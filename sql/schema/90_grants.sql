@@ -1,0 +1,57 @@
+-- Ownership and rights. Nothing is granted to PUBLIC: who writes a replicated table needs no right
+-- here, because the capture functions run as replication_owner.
+
+do $$
+declare
+  object record;
+begin
+  execute 'alter schema replication owner to replication_owner';
+  for object in
+    select case c.relkind when 'v' then 'view' else 'table' end as kind, c.oid::regclass as name
+      from pg_class c where c.relnamespace = 'replication'::regnamespace and c.relkind in ('r', 'v')
+  loop
+    execute format('alter %s %s owner to replication_owner', object.kind, object.name);
+  end loop;
+  for object in
+    select p.oid::regprocedure as name from pg_proc p
+     where p.pronamespace = 'replication'::regnamespace
+  loop
+    execute format('alter function %s owner to replication_owner', object.name);
+    execute format('revoke all on function %s from public', object.name);
+  end loop;
+end $$;
+
+revoke all on schema replication from public;
+grant usage on schema replication
+  to replication_publisher, replication_consumer, replication_monitor;
+
+grant select on all tables in schema replication
+  to replication_publisher, replication_consumer, replication_monitor;
+-- Publishing: rows are marked, never made; cleanup removes published ones.
+grant update, delete on replication.replication_queue to replication_publisher;
+grant update on replication.publish_shards to replication_publisher;
+grant insert, update, delete on replication.workers
+  to replication_publisher, replication_consumer;
+grant delete on replication.processed_events, replication.replication_conflicts
+  to replication_publisher;
+-- Applying.
+grant insert, update, delete on replication.processed_events, replication.consumer_offsets,
+  replication.parked_events, replication.replication_tombstones, replication.replication_conflicts
+  to replication_consumer;
+
+-- `replication_queue` and the functions are found without their schema in every new session.
+do $$
+declare
+  present text := (
+    select split_part(setting, '=', 2)
+      from pg_db_role_setting s, unnest(s.setconfig) setting
+     where s.setdatabase = (select oid from pg_database where datname = current_database())
+       and s.setrole = 0 and setting like 'search_path=%');
+begin
+  if present is null then
+    execute format('alter database %I set search_path = "$user", public, replication',
+                   current_database());
+  elsif present !~ '(^|[ ,"])replication($|[ ,"])' then
+    execute format('alter database %I set search_path = %s, replication', current_database(), present);
+  end if;
+end $$;
