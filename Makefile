@@ -44,6 +44,9 @@ format: $(STAMP)  ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+snapshot: $(STAMP)  ## Write sql/schema.snapshot.sql anew
+	UPDATE_SNAPSHOT=1 $(BIN)/pytest -q -k test_the_schema_is_what_the_snapshot_says
+
 lock: $(STAMP)  ## Resolve the dependencies again and write requirements.lock
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --upgrade --extra demo --extra dev pyproject.toml -o requirements.lock

@@ -97,6 +97,12 @@ def connect(
     return connection
 
 
+def pin_plans(connection: psycopg.Connection, *settings: str) -> None:
+    """Switch planner settings off for this session, where tables change too fast for statistics."""
+    for setting in settings:
+        connection.execute("select set_config(%s, 'off', false)", (setting,))
+
+
 def check_identity(connection: psycopg.Connection, settings: Settings) -> None:
     """Raise ``WrongContourError`` when the database belongs to another contour."""
     row = connection.execute(queries.load("workers")["identity"]).fetchone()

@@ -38,7 +38,10 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "3F": "halt",  # no such schema
     "40": "retry",  # rollback: serialization failure, deadlock
     "42501": "halt",  # insufficient privilege
-    "42": "park",  # undefined or ambiguous columns, types, casts: the shapes differ
+    "42": "halt",  # our own statements are wrong here: parking every event would hide it
+    "42703": "park",  # undefined column, 42804 datatype mismatch, 42846 no such cast:
+    "42804": "park",  # the shape of the event is not the table's
+    "42846": "park",
     "428C9": "park",  # generated always
     "53": "retry",  # insufficient resources: disk, memory, connections
     "54": "park",  # program limit exceeded: a value too large for an index
@@ -93,8 +96,8 @@ def reason_of(sqlstate: str) -> str:
     """The reason under which an event with this error is parked."""
     if sqlstate == "23505":
         return "unique_conflict"
-    if sqlstate in ("42703", "42P01", "42704"):
-        return "unknown_column" if sqlstate == "42703" else "unknown_table"
+    if sqlstate == "42703":
+        return "unknown_column"
     if sqlstate.startswith("23") or sqlstate == "P0001":
         return "constraint"
     return "bad_value"

@@ -28,6 +28,7 @@ from replication_pipeline.engine.ports import PoisonErrorLike
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan, plan
 from replication_pipeline.postgres.catalog import parents_first, read_tables
+from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.session import Session
 from replication_pipeline.settings import Settings
@@ -157,6 +158,7 @@ class PostgresInbox:
             raise
 
     def _rollback(self) -> None:
+        self._stages.clear()  # one that this transaction made is gone with it
         connection, _ = self._session.connection()
         try:
             connection.rollback()
@@ -169,8 +171,7 @@ class PostgresInbox:
         self._next_heartbeat = 0.0
         # The stage has no statistics; with these the planner always comes from the stage to the
         # tables by their keys, however large they are.
-        for setting in ("enable_hashjoin", "enable_mergejoin"):
-            connection.execute("select set_config(%s, 'off', false)", (setting,))
+        pin_plans(connection, "enable_hashjoin", "enable_mergejoin")
         connection.commit()
 
     def _begin(self, connection: psycopg.Connection) -> None:

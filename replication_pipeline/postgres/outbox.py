@@ -21,13 +21,16 @@ from replication_pipeline import __version__
 from replication_pipeline.domain.model import BatchResult, Claim, ClaimedEvent, DeliveryFailure
 from replication_pipeline.domain.names import TableName
 from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.session import Session
 from replication_pipeline.settings import Settings
 
 SHARDS: Final = 16
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 15
+SHARE_EVERY: Final = 1.0  # seconds between looks at how many publishers share the shards
 SQL: Final = queries.load("outbox")
+PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class PostgresOutbox:
     _rotation: int = field(default=0)
     _share: int = field(default=SHARDS)
     _next_heartbeat: float = field(default=0.0)
+    _next_share: float = field(default=0.0)
 
     def __post_init__(self) -> None:
         self._session = Session(self.settings, application_name="replicator_publisher")
@@ -52,6 +56,7 @@ class PostgresOutbox:
         with self._translating("claiming events"):
             connection = self._connection()
             self._beat(connection)
+            self._renew_share(connection)
             row = connection.execute(SQL["anything_waiting"]).fetchone()
             if not (row and row[0]):
                 connection.rollback()
@@ -101,6 +106,9 @@ class PostgresOutbox:
             self._next_heartbeat = 0.0
             # Text goes from PostgreSQL to librdkafka as bytes, never decoded on the way.
             connection.adapters.register_loader("text", ByteaBinaryLoader)
+            # The queue is empty at one moment and deep at the next: always by its index.
+            pin_plans(connection, *PINNED)
+            connection.commit()
         return connection
 
     def _beat(self, connection: psycopg.Connection) -> None:
@@ -109,10 +117,16 @@ class PostgresOutbox:
             return
         self._next_heartbeat = now + HEARTBEAT_EVERY
         self._count(connection, BatchResult(role="publisher"))
+        connection.commit()
+
+    def _renew_share(self, connection: psycopg.Connection) -> None:
+        now = time.monotonic()
+        if now < self._next_share:
+            return
+        self._next_share = now + SHARE_EVERY
         row = connection.execute(SQL["publishers_alive"]).fetchone()
         alive = max(1, int(row[0]) if row else 1)
         self._share = -(-SHARDS // alive)
-        connection.commit()
 
     def _count(self, connection: psycopg.Connection, result: BatchResult) -> None:
         connection.execute(

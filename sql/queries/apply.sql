@@ -47,7 +47,7 @@ select topic, partition, next_offset from replication.consumer_offsets
 
 -- name: create_stage
 -- Once a session and table: the wire columns with the table's own types.
-create temporary table {stage} (
+create temporary table if not exists {stage} (
   seq bigint, event_id uuid, contour text, version bigint, base_version bigint, op text,
   record_key text, missing_columns text[], current_version bigint, buried_version bigint,
   verdict text not null default 'apply', reason text, detail text not null default '',

@@ -54,6 +54,7 @@ select q.id, q.table_name, q.record_key, q.attempts, q.created_at,
   left join replication.replicated_tables t on t.table_name = q.table_name
   left join pg_catalog.pg_class c on c.oid = t.relation
   left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ order by q.id
 
 -- name: mark_published
 -- Rows are locked by the claim. Index: primary key.

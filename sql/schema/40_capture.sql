@@ -109,94 +109,101 @@ $$;
 -- event ids, $2 = transaction id. `lifting`: the rare form that compares every key with its
 -- tombstone and raises versions; see the head of this file. It updates the replicated table itself, so
 -- the caller switches triggers off around it (session_replication_role, granted to this role).
+--
+-- The table's columns may be called anything: they appear only behind n., o. or t., and the names of
+-- the statement's own begin with two underscores.
 create or replace function replication.capture_statement(
   t replication.replicated_tables, operation text, lifting boolean)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  new_key constant text := replication.key_expression(t.relation, t.key_columns, 'n');
-  old_key constant text := replication.key_expression(t.relation, t.key_columns, 'o');
-  old_row constant text := case when t.full_before
-    then format('(select row_to_json(b) from (select %s) b)', replication.projection(t.relation, 'o'))
-    else 'null::json' end;
-  new_rows constant text := format(
-    '(select %s, %s as record_key, n.replication_version as version, row_to_json(r) as payload '
-    'from new_rows n cross join lateral (select %s) r)',
-    (select string_agg(format('n.%1$I as %1$I', k), ', ') from unnest(t.key_columns) k),
-    new_key, replication.projection(t.relation, 'n'));
-  old_rows constant text := format(
-    '(select %s, %s as record_key, o.replication_version as version, %s as before from old_rows o)',
-    (select string_agg(format('o.%1$I as %1$I', k), ', ') from unnest(t.key_columns) k),
-    old_key, old_row);
-  same_key constant text :=
-    (select string_agg(format('n.%1$I = o.%1$I', k), ' and ') from unnest(t.key_columns) k);
-  changes text;
+  new_rows text;
+  old_rows text;
+  changes text;  -- yields __key, __payload, __before, __version, __base, __operation, __k1, __k2, …
 begin
-  -- Every form yields: record_key, payload, before, version, base_version, operation.
+  select format('(select %s as __key, n.replication_version as __version, row_to_json(__row) as __payload, %s '
+                'from new_rows n cross join lateral (select %s) __row)',
+                replication.key_expression(t.relation, t.key_columns, 'n'),
+                string_agg(format('n.%I as __k%s', k.name, k.position), ', '),
+                replication.projection(t.relation, 'n')),
+         format('(select %s as __key, o.replication_version as __version, %s as __before, %s from old_rows o)',
+                replication.key_expression(t.relation, t.key_columns, 'o'),
+                case when t.full_before
+                     then format('(select row_to_json(__row) from (select %s) __row)',
+                                 replication.projection(t.relation, 'o'))
+                     else 'null::json' end,
+                string_agg(format('o.%I as __k%s', k.name, k.position), ', '))
+    into new_rows, old_rows
+    from unnest(t.key_columns) with ordinality as k(name, position);
+
   changes := case operation
     when 'INSERT' then format(
-      'select n.*, null::json as before, null::bigint as base_version, ''INSERT'' as operation from %s n',
+      'select __n.*, null::json as __before, null::bigint as __base, ''INSERT'' as __operation from %s __n',
       new_rows)
     when 'UPDATE' then format(
-      'select %4$s, coalesce(n.record_key, o.record_key) as record_key, n.payload, o.before, '
-      '       coalesce(n.version, replication.next_version(o.version)) as version, o.version as base_version, '
-      '       case when o.record_key is null then ''INSERT'' when n.record_key is null then ''DELETE'' '
-      '            else ''UPDATE'' end as operation '
-      '  from %1$s n full join %2$s o on %3$s '
-      ' where n.version is distinct from o.version',
-      new_rows, old_rows, same_key,
-      (select string_agg(format('n.%1$I as %1$I', k), ', ') from unnest(t.key_columns) k))
+      'select coalesce(__n.__key, __o.__key) as __key, __n.__payload, __o.__before, '
+      '       coalesce(__n.__version, replication.next_version(__o.__version)) as __version, '
+      '       __o.__version as __base, %4$s, '
+      '       case when __o.__key is null then ''INSERT'' when __n.__key is null then ''DELETE'' '
+      '            else ''UPDATE'' end as __operation '
+      '  from %1$s __n full join %2$s __o on %3$s where __n.__version is distinct from __o.__version',
+      new_rows, old_rows,
+      (select string_agg(format('__n.__k%1$s = __o.__k%1$s', i), ' and ')
+         from generate_subscripts(t.key_columns, 1) i),
+      (select string_agg(format('__n.__k%s', i), ', ') from generate_subscripts(t.key_columns, 1) i))
     when 'DELETE' then format(
-      'select o.record_key, null::json as payload, o.before, replication.next_version(o.version) as version, '
-      '       o.version as base_version, ''DELETE'' as operation from %s o', old_rows)
+      'select __o.__key, null::json as __payload, __o.__before, '
+      '       replication.next_version(__o.__version) as __version, __o.__version as __base, '
+      '       ''DELETE'' as __operation from %s __o', old_rows)
     end;
-  if lifting then
-    -- A new key is compared with its tombstone, a key that changed hands with its former row.
-    changes := format(
-      'select c.*, (greatest(s.version, c.base_version) >> 10) + 1 as lifted_clock '
-      '  from (%s) c left join replication.replication_tombstones s '
-      '    on s.table_name = %L and s.record_key = c.record_key', changes, t.table_name);
+
+  if not lifting then
     return format($sql$
-with changes as materialized (%1$s),
-lifted as (
-  update %2$s t
-     set replication_version = c.lifted_clock << 10 | (select id from replication.contour)
-    from changes c
-   where %3$s and c.operation <> 'DELETE' and c.version >> 10 < c.lifted_clock
-  returning %4$s as record_key, t.replication_version as version
-),
-events as (
-  select nextval('replication.replication_queue_id_seq') as id, c.record_key, c.payload, c.before,
-         coalesce(l.version, c.version) as version, c.base_version, c.operation
-    from changes c left join lifted l on l.record_key = c.record_key
-)%5$s$sql$,
-      changes, t.relation,
-      (select string_agg(format('t.%1$I = c.%1$I', k), ' and ') from unnest(t.key_columns) k),
-      replication.key_expression(t.relation, t.key_columns, 't'),
-      replication.queue_insert(t.table_name, buries => operation = 'UPDATE'));
-  end if;
-  return format($sql$
-with events as (
-  select nextval('replication.replication_queue_id_seq') as id, c.record_key, c.payload, c.before,
-         c.version, c.base_version, c.operation
+with __events as (
+  select nextval('replication.replication_queue_id_seq') as __id, c.__key, c.__payload, c.__before,
+         c.__version, c.__base, c.__operation
     from (%s) c
 )%s$sql$, changes, replication.queue_insert(t.table_name, buries => operation <> 'INSERT'));
+  end if;
+  -- A new key is compared with its tombstone, a key that changed hands with its former row.
+  return format($sql$
+with __changes as materialized (
+  select c.*, (greatest(s.version, c.__base) >> 10) + 1 as __lifted_clock
+    from (%1$s) c
+    left join replication.replication_tombstones s on s.table_name = %2$L and s.record_key = c.__key
+),
+__lifted as (
+  update %3$s t
+     set replication_version = c.__lifted_clock << 10 | (select id from replication.contour)
+    from __changes c
+   where %4$s and c.__operation <> 'DELETE' and c.__version >> 10 < c.__lifted_clock
+  returning c.__key, t.replication_version as __version
+),
+__events as (
+  select nextval('replication.replication_queue_id_seq') as __id, c.__key, c.__payload, c.__before,
+         coalesce(l.__version, c.__version) as __version, c.__base, c.__operation
+    from __changes c left join __lifted l on l.__key = c.__key
+)%5$s$sql$,
+    changes, t.table_name, t.relation,
+    (select string_agg(format('t.%I = c.__k%s', k.name, k.position), ' and ')
+       from unnest(t.key_columns) with ordinality as k(name, position)),
+    replication.queue_insert(t.table_name, buries => operation = 'UPDATE'));
 end $$;
 
--- The common end of a capture statement: `events` into the queue, deleted keys into the tombstones.
+-- The common end of a capture statement: __events into the queue, deleted keys into the tombstones.
 create or replace function replication.queue_insert(table_name text, buries boolean)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when buries then format($sql$,
-buried as (
+__buried as (
   insert into replication.replication_tombstones as s (table_name, record_key, version)
-  select %L, record_key, version from events where operation = 'DELETE'
+  select %L, __key, __version from __events where __operation = 'DELETE'
   on conflict on constraint replication_tombstones_pkey
   do update set version = greatest(s.version, excluded.version), deleted_at = excluded.deleted_at
 )$sql$, table_name) else '' end || format($sql$
 insert into replication.replication_queue
   (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, txid)
-select id, ($1 || lpad(to_hex(id), 12, '0'))::uuid, %L, operation, record_key, payload, before,
-       version, base_version, (hashtext(record_key) & 15)::smallint, $2
-  from events$sql$, table_name)
+select __id, ($1 || lpad(to_hex(__id), 12, '0'))::uuid, %L, __operation, __key, __payload, __before,
+       __version, __base, (hashtext(__key) & 15)::smallint, $2
+  from __events$sql$, table_name)
 $$;
 
 -- Compiles the capture function of one table.

@@ -67,11 +67,18 @@ returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   c pg_class;
   key pg_constraint;
+  bad_key name;
   problem text;
   remedy text;
 begin
   select * into c from pg_class where oid = relation;
   select * into key from pg_constraint where conrelid = relation and contype = 'p';
+  -- Keys are compared as text between contours: 1.0 and 1.00, or -0 and 0, must not be two keys.
+  select a.attname into bad_key from pg_attribute a
+   where a.attrelid = relation and a.attnum = any(key.conkey)
+     and (replication.base_type(a.atttypid) in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype)
+          or (replication.base_type(a.atttypid) = 'numeric'::regtype and a.atttypmod < 0)
+          or (select typcategory from pg_type where oid = replication.base_type(a.atttypid)) in ('A', 'C', 'R'));
   if c.oid is null then
     problem := 'it does not exist';
     remedy := 'Give the name of an existing table.';
@@ -97,6 +104,9 @@ begin
   elsif key.condeferrable then
     problem := 'its primary key is deferrable';
     remedy := 'Make the key NOT DEFERRABLE: upserts can''t use a deferrable one.';
+  elsif bad_key is not null then
+    problem := format('its key column %s has a type whose text is not unique', bad_key);
+    remedy := 'Use a key of integers, text, uuid, dates or numerics of fixed scale.';
   elsif exists (select from pg_attribute where attrelid = relation and attname = 'replication_version'
                    and not attisdropped and (atttypid <> 'bigint'::regtype or not attnotnull)) then
     problem := 'it has a column replication_version of its own';

@@ -20,7 +20,7 @@ select c.name as contour,
           count(*) filter (where parked_at is not null) as parked_publish
      from replication.replication_queue where not published) q
  cross join lateral (
-   -- A worker is alive while its heartbeat is fresh; idle ones renew it every second.
+   -- A worker is alive while its heartbeat is fresh; idle ones renew it every 5 s.
    select count(*) filter (where role = 'publisher' and alive) as publishers,
           count(*) filter (where role = 'applier' and alive) as appliers,
           coalesce(sum(processed) filter (where role = 'publisher'), 0)::bigint as processed_total,

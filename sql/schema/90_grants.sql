@@ -38,6 +38,9 @@ grant delete on replication.processed_events, replication.replication_conflicts
 grant insert, update, delete on replication.processed_events, replication.consumer_offsets,
   replication.parked_events, replication.replication_tombstones, replication.replication_conflicts
   to replication_consumer;
+-- Its reading of the catalog (sql/queries/catalog.sql).
+grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid)
+  to replication_consumer;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$

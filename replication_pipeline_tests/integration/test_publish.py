@@ -1,0 +1,329 @@
+"""Queue → Kafka: everything committed arrives, in key order, and is marked only once Kafka has it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections import defaultdict
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError
+
+from replication_pipeline import runtime
+from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.model import BatchResult, WindowTotals
+from replication_pipeline.domain.names import topic_for
+from replication_pipeline.embedded import EmbeddedKafka
+from replication_pipeline.engine.stopping import StopToken
+from replication_pipeline.kafka.producer import producer_options
+from replication_pipeline.postgres.connection import connect, pin_plans
+from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOutbox
+from replication_pipeline_tests.conftest import LONGEST, USERS, Contour, MakeContours
+
+pytestmark = pytest.mark.integration
+
+
+def events_of(contour: Contour, table: str = "users") -> list[tuple[int, bytes, dict[str, Any]]]:
+    """Every message of a table's topic as ``(partition, key, value)``, in order per partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": contour.settings.kafka.bootstrap_servers,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
+    )
+    consumer.subscribe([topic_for(table, prefix=contour.settings.kafka.topic_prefix)])
+    found: list[tuple[int, bytes, dict[str, Any]]] = []
+    ended: set[int] = set()
+    while len(ended) < contour.settings.kafka.partitions:
+        message = consumer.poll(20)
+        assert message is not None, "the topic could not be read to its end"
+        if error := message.error():
+            assert error.code() == KafkaError._PARTITION_EOF, error
+            ended.add(message.partition() or 0)
+            continue
+        value, key = message.value(), message.key()
+        assert isinstance(value, bytes)
+        assert isinstance(key, bytes)
+        found.append((message.partition() or 0, key, json.loads(value)))
+    consumer.close()
+    return found
+
+
+def test_each_operation_arrives_as_a_debezium_event(
+    users: list[Contour], kafka: EmbeddedKafka
+) -> None:
+    contour = users[0]
+    contour.run("insert into users (id, balance) values (42, 1.50)")
+    contour.run("update users set name = 'x'")
+    contour.run("delete from users")
+    totals = contour.publish()
+    assert (totals.processed, totals.failed, totals.end) == (3, 0, "drained")
+    messages = events_of(contour)
+    assert {key for _, key, _ in messages} == {b'{"id":42}'}
+    inserted, updated, deleted = (value for _, _, value in messages)
+    assert [inserted["op"], updated["op"], deleted["op"]] == ["c", "u", "d"]
+    assert [inserted["before"], updated["before"], deleted["before"]] == [
+        None,
+        {"id": 42},
+        {"id": 42},
+    ]
+    assert (inserted["after"]["balance"], updated["after"]["name"], deleted["after"]) == (
+        "1.50",
+        "x",
+        None,
+    )
+    assert set(inserted) == {"before", "after", "source", "op", "ts_ms"}
+    source = updated["source"]
+    assert source["base_version"] == inserted["source"]["row_version"]
+    assert int(source["row_version"]) == contour.value(
+        "select version from replication_queue where operation = 'UPDATE'"
+    )
+    expected = {
+        "connector": "replication_pipeline",
+        "name": "a",
+        "contour": "a",
+        "schema": "public",
+        "table": "users",
+        "db": contour.app.info.dbname,
+    }
+    assert {name: source[name] for name in expected} == expected
+    assert isinstance(source["txId"], int)
+    assert uuid.UUID(source["event_id"]).version == 8
+
+
+def test_the_stock_tools_show_topics_and_events(users: list[Contour], kafka: EmbeddedKafka) -> None:
+    contour = users[0]
+    contour.run("insert into users (id, name) values (1, 'readable')")
+    contour.publish()
+    topic = topic_for("users", prefix=contour.settings.kafka.topic_prefix)
+    assert topic in kafka.tool("kafka-topics", "--list").split()
+    shown = kafka.tool(
+        "kafka-console-consumer", "--topic", topic, "--from-beginning", "--max-messages", "1",
+        "--timeout-ms", "20000",
+    )  # fmt: skip
+    assert '"name":"readable"' in shown
+
+
+def test_a_bulk_insert_of_1000_rows_arrives_whole(
+    users: list[Contour], kafka: EmbeddedKafka
+) -> None:
+    contour = users[0]
+    contour.run("insert into users (id) select generate_series(1, 1000)")
+    assert contour.publish().processed == 1000
+    assert sorted(value["after"]["id"] for _, _, value in events_of(contour)) == list(
+        range(1, 1001)
+    )
+    assert contour.value("select count(*) from replication_queue where not published") == 0
+    assert contour.value("select bool_and(published_at >= created_at) from replication_queue")
+
+
+def test_two_publishers_neither_collide_nor_repeat_nor_reorder(
+    users: list[Contour], kafka: EmbeddedKafka
+) -> None:
+    contour = users[0]
+    contour.run("insert into users (id, balance) select g, 0 from generate_series(1, 100) g")
+    totals: list[WindowTotals] = []
+    stop = StopToken()
+
+    def publisher() -> None:
+        totals.append(runtime.publish(contour.settings, stop=stop, length=LONGEST))
+
+    threads = [threading.Thread(target=publisher) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    both_work = (
+        "select count(*) = 2 from replication.workers where role = 'publisher' and processed > 0"
+    )
+    updates = 0
+    while updates < 20 or (updates < 1000 and not contour.value(both_work)):
+        contour.run("update users set balance = balance + 1")
+        updates += 1
+    _wait_until_published(contour)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    written = 100 * (1 + updates)
+    assert sum(total.processed for total in totals) == written
+    assert sum(total.retries for total in totals) == 0
+    assert all(total.processed > 0 for total in totals), "one publisher did all the work"
+    messages = events_of(contour)
+    assert (
+        len({value["source"]["event_id"] for _, _, value in messages}) == len(messages) == written
+    )
+    of_key: dict[bytes, list[int]] = defaultdict(list)
+    for _, key, value in messages:
+        of_key[key].append(int(value["source"]["row_version"]))
+    assert all(versions == sorted(versions) for versions in of_key.values())
+
+
+def _wait_until_published(contour: Contour) -> None:
+    waiting = threading.Event()
+    for _ in range(600):
+        if contour.value("select count(*) from replication_queue where not published") == 0:
+            return
+        waiting.wait(0.05)
+    pytest.fail("events are still unpublished")
+
+
+def test_shards_are_shared_and_locked(users: list[Contour]) -> None:
+    """What one publisher has claimed, and its keys' later events, no other can claim."""
+    contour = users[0]
+    contour.run("insert into users (id) select generate_series(1, 200)")
+    first, second = (PostgresOutbox(contour.settings, f"p{n}") for n in (1, 2))
+    try:
+        mine = first.claim(1000)
+        assert mine is not None
+        assert mine.shards == SHARDS
+        assert len(mine.events) == 200
+        contour.run("update users set name = 'later'")
+        assert second.claim(1000) is None
+        first.abandon()
+        theirs = second.claim(1000)
+        assert theirs is not None
+        assert theirs.shards == SHARDS // 2  # two publishers are known by now
+    finally:
+        first.close()
+        second.close()
+
+
+def test_rows_wait_while_kafka_is_away_and_leave_when_it_is_back(
+    users: list[Contour], kafka: EmbeddedKafka
+) -> None:
+    contour = users[0]
+    contour.run("insert into users (id) values (1)")
+    contour.publish()
+    stop = StopToken()
+    failed = threading.Event()
+    done: list[WindowTotals] = []
+    settings = contour.settings.model_copy(
+        update={
+            "kafka": contour.settings.kafka.model_copy(
+                update={"delivery_timeout": timedelta(seconds=2)}
+            )
+        }
+    )
+
+    class Watch:
+        def batch(self, result: BatchResult, totals: WindowTotals) -> None: ...
+
+        def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
+            assert "Kafka" in error.message
+            failed.set()
+
+    def publisher() -> None:
+        done.append(runtime.publish(settings, stop=stop, length=LONGEST * 4, observer=Watch()))
+
+    kafka.kill()
+    worker = threading.Thread(target=publisher)
+    try:
+        contour.run("insert into users (id) select generate_series(2, 500)")
+        worker.start()
+        assert failed.wait(30), "the publisher did not notice the outage"
+        row = contour.run(
+            "select count(*), max(attempts) from replication_queue where published = false"
+        )
+        assert row == [(499, 0)], "an outage must neither publish nor use up attempts"
+    finally:
+        kafka.start()
+    _wait_until_published(contour)
+    stop.set()
+    worker.join(30)
+    assert done[0].processed == 499
+    ids = [value["after"]["id"] for _, _, value in events_of(contour)]
+    assert set(ids) == set(range(1, 501))
+
+
+def test_an_event_too_large_for_kafka_is_parked_and_fences_only_its_key(
+    make_contours: MakeContours, kafka: EmbeddedKafka
+) -> None:
+    contour, _ = make_contours(USERS, ["users"])
+    small = contour.settings.model_copy(
+        update={"kafka": contour.settings.kafka.model_copy(update={"max_message_bytes": 20_000})}
+    )
+    contour.settings = small
+    contour.run(
+        "insert into users (id, name) values "
+        "(1, (select string_agg(md5(g::text), '') from generate_series(1, 2000) g)), (2, 'fine')"
+    )
+    contour.run("update users set name = 'later' where id = 1")
+    totals = contour.publish()
+    assert (totals.processed, totals.parked) == (1, 1)
+    rows = contour.run(
+        "select record_key, published, parked_at is not null, attempts, last_error "
+        "from replication_queue order by id"
+    )
+    assert [row[:4] for row in rows] == [
+        ('{"id":1}', False, True, 5),
+        ('{"id":2}', True, False, 0),
+        ('{"id":1}', False, False, 0),
+    ]
+    assert "MSG_SIZE_TOO_LARGE" in rows[0][4]
+    assert contour.value("select parked_publish from replication.status") == 1
+
+
+def test_a_missing_topic_waits_for_the_operator(users: list[Contour], kafka: EmbeddedKafka) -> None:
+    contour = users[0]
+    contour.settings = contour.settings.model_copy(
+        update={
+            "kafka": contour.settings.kafka.model_copy(
+                update={"topic_prefix": "absent.", "delivery_timeout": timedelta(seconds=1)}
+            )
+        }
+    )
+    contour.run("insert into users (id) values (1)")
+    totals = runtime.publish(contour.settings, stop=StopToken(), length=timedelta(seconds=3))
+    assert totals.processed == 0
+    assert totals.retries >= 1
+    rows = contour.run("select published, parked_at, attempts from replication_queue")
+    assert rows == [(False, None, 0)]
+
+
+def test_counters_are_kept_in_the_database(users: list[Contour], kafka: EmbeddedKafka) -> None:
+    contour = users[0]
+    for number in range(3):
+        contour.run("insert into users (id) values (%s)", number)
+        contour.publish()
+    assert contour.value("select processed_total from replication.status") == 3
+    assert contour.value("select count(*) from replication.workers") == 3
+    assert contour.value("select publishers from replication.status") == 0
+
+
+def test_idle_claims_write_nothing(users: list[Contour]) -> None:
+    contour = users[0]
+    outbox = PostgresOutbox(contour.settings, "idle")
+    try:
+        assert outbox.claim(10) is None
+        before = contour.value("select pg_current_wal_insert_lsn()")
+        for _ in range(50):
+            assert outbox.claim(10) is None
+        written = contour.value("select pg_current_wal_insert_lsn() - %s::pg_lsn", before)
+        assert written < 8192, f"{written} bytes of WAL by 50 idle polls"
+    finally:
+        outbox.close()
+
+
+def test_the_claim_uses_its_index_at_depth(users: list[Contour]) -> None:
+    contour = users[0]
+    contour.run("insert into users (id) select generate_series(1, 20000)")
+    with connect(contour.settings, application_name="test") as connection:
+        pin_plans(connection, *PINNED)
+        (plan,) = connection.execute(
+            "explain (format json) " + SQL["claim"],  # type: ignore[operator]
+            {"shards": list(range(SHARDS)), "limit": 500, "source": "{"},
+        ).fetchone() or (None,)
+    text = json.dumps(plan)
+    assert "replication_queue_waiting" in text
+    assert "Seq Scan" not in text
+
+
+def test_nothing_unsafe_in_the_producer_options(users: list[Contour]) -> None:
+    options = producer_options(users[0].settings)
+    assert options["enable.idempotence"] is True
+    assert options["acks"] == "all"
+    assert options["allow.auto.create.topics"] is False
+    assert options["delivery.timeout.ms"] < 60_000
