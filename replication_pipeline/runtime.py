@@ -20,7 +20,7 @@ from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.engine.window import Observer, Until, Window
 from replication_pipeline.kafka.consumer import KafkaEventConsumer
 from replication_pipeline.kafka.producer import KafkaEventProducer
-from replication_pipeline.observe import BatchLog
+from replication_pipeline.observe import BatchLog, log_window
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline.settings import Settings
@@ -90,7 +90,7 @@ def publish_window(
     """
     return Window(
         role="publisher",
-        cycle=PublishCycle(outbox, producer, settings.publisher.batch_size),
+        cycle=PublishCycle(outbox, producer, settings.publisher.batch_size, stop),
         stop=stop,
         observer=observer or BatchLog("publisher", instance),
         length=length,
@@ -143,7 +143,7 @@ def publish(
     """A whole publish window: opens what it needs, runs, closes."""
     instance = instance_name(settings, "publisher")
     with open_outbox(settings, instance) as outbox, open_producer(settings) as producer:
-        return publish_window(
+        totals = publish_window(
             settings,
             outbox=outbox,
             producer=producer,
@@ -153,6 +153,8 @@ def publish(
             observer=observer,
             instance=instance,
         )
+    log_window(totals, instance)
+    return totals
 
 
 def apply(
@@ -166,7 +168,7 @@ def apply(
     """A whole apply window: opens what it needs, runs, closes."""
     instance = instance_name(settings, "applier")
     with open_inbox(settings, instance) as inbox, open_consumer(settings, inbox) as consumer:
-        return apply_window(
+        totals = apply_window(
             settings,
             inbox=inbox,
             consumer=consumer,
@@ -176,3 +178,5 @@ def apply(
             observer=observer,
             instance=instance,
         )
+    log_window(totals, instance)
+    return totals

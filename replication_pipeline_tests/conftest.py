@@ -80,7 +80,7 @@ class Contour:
 
     def run(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run a statement as the application would; its rows, if it has any."""
-        cursor = self.app.execute(statement, parameters or None)  # type: ignore[call-overload]
+        cursor = self.app.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
 
     def value(self, statement: str, *parameters: Any) -> Any:

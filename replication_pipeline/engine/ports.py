@@ -18,6 +18,7 @@ from replication_pipeline.domain.model import (
     Deliveries,
     DeliveryFailure,
 )
+from replication_pipeline.engine.stopping import StopToken
 
 
 class Outbox(Protocol):
@@ -41,8 +42,11 @@ class Outbox(Protocol):
 class EventProducer(Protocol):
     """Kafka's producing side."""
 
-    def deliver(self, events: Sequence[ClaimedEvent]) -> Deliveries:
-        """Produce all, wait for every delivery report. ``TransientError`` when any stays open."""
+    def deliver(self, events: Sequence[ClaimedEvent], stop: StopToken) -> Deliveries:
+        """Produce all, wait for every delivery report. ``TransientError`` when any stays open.
+
+        Once ``stop`` is set the wait is cut to seconds: the batch is given up rather than the stop.
+        """
 
     def close(self) -> None:
         """Drop what is still queued and close; nothing unacknowledged was ever marked."""

@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from replication_pipeline.domain.model import BatchResult, Claim, ClaimedEvent, Deliveries
 from replication_pipeline.engine.ports import EventProducer, Outbox
+from replication_pipeline.engine.stopping import StopToken
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class PublishCycle:
     outbox: Outbox
     producer: EventProducer
     batch_size: int
+    stop: StopToken
 
     def __call__(self) -> BatchResult:
         """Run one cycle; an empty result means that the queue had nothing to claim."""
@@ -33,7 +35,7 @@ class PublishCycle:
         if claim is None:
             return BatchResult(role="publisher")
         try:
-            deliveries = self.producer.deliver(claim.events)
+            deliveries = self.producer.deliver(claim.events, self.stop)
             published = in_key_order(claim.events, deliveries)
             result = _result(claim, published, deliveries, started)
             parked = self.outbox.settle(

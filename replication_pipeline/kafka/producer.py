@@ -8,15 +8,17 @@ is still on its way when the next one starts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import ClaimedEvent, Deliveries, DeliveryFailure
 from replication_pipeline.domain.names import topic_for
+from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.kafka.client import (
     QUIET,
     REFUSALS,
@@ -24,6 +26,9 @@ from replication_pipeline.kafka.client import (
     refuse_bad_options,
 )
 from replication_pipeline.settings import Settings
+
+FLUSH_SLICE: Final = 0.2  # seconds between looks at the stop flag
+STOP_GRACE: Final = 3.0  # seconds that an orderly stop gives Kafka for the batch in hand
 
 
 def producer_options(settings: Settings) -> dict[str, Any]:
@@ -60,8 +65,8 @@ class KafkaEventProducer:
         """
         self._connected()
 
-    def deliver(self, events: Sequence[ClaimedEvent]) -> Deliveries:
-        """Produce ``events`` in order and wait for all delivery reports.
+    def deliver(self, events: Sequence[ClaimedEvent], stop: StopToken) -> Deliveries:
+        """Produce ``events`` in order and wait for all delivery reports, after ``stop`` not for long.
 
         Raises ``TransientError`` when any event's fate is open or an outage was reported: then
         nothing of the batch counts, and the producer is replaced.
@@ -71,9 +76,7 @@ class KafkaEventProducer:
         try:
             for event in events:
                 self._produce(producer, event, reports)
-            remaining = producer.flush(
-                self.settings.kafka.delivery_timeout.total_seconds() + 5,
-            )
+            remaining = self._wait(producer, stop)
         except BaseException:
             self._replace()
             raise
@@ -99,6 +102,15 @@ class KafkaEventProducer:
             except KafkaException as error:
                 report(error.args[0], None)
                 return
+
+    def _wait(self, producer: Producer, stop: StopToken) -> int:
+        """Serve delivery reports until none is open or time is up; returns how many are open."""
+        deadline = time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds() + 5
+        stopping = False
+        while (remaining := producer.flush(FLUSH_SLICE)) and time.monotonic() < deadline:
+            if stop and not stopping:
+                stopping, deadline = True, min(deadline, time.monotonic() + STOP_GRACE)
+        return remaining
 
     def _topic(self, table: str) -> str:
         topic = self._topics.get(table)

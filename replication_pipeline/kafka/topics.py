@@ -52,7 +52,12 @@ def _new_topic(settings: Settings, topic: str, table: str) -> NewTopic:
 
 def _created(settings: Settings, topic: str, future: object) -> bool:
     try:
-        future.result(TIMEOUT)  # type: ignore[attr-defined]
+        future.result(TIMEOUT + 5)  # type: ignore[attr-defined]
+    except TimeoutError:
+        raise TransientError(
+            f"contour {settings.contour.name}: topic {topic}: no broker answered in time",
+            remedy="check kafka.bootstrap_servers and that a broker runs",
+        ) from None
     except KafkaException as error:
         cause: KafkaError = error.args[0]
         if cause.code() == KafkaError.TOPIC_ALREADY_EXISTS:

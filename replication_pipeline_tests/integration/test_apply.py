@@ -366,8 +366,7 @@ GARBAGE = [
     b"\xff\xfe",
     b'{"source":{},"op":"t"}',
     b'{"source":{"contour":"x","event_id":"no uuid","row_version":"1"},"op":"c","after":{"id":1}}',
-    b'{"source":{"contour":"x","event_id":"7d444840-9dc0-11d1-b245-5ffdce74fad2",'
-    b'"row_version":"1"},"op":"c","after":{"name":"no key"}}',
+    b'{"source":{"contour":"x","event_id":"7d444840-9dc0-11d1-b245-5ffdce74fad2"},"op":"c"}',
 ]
 
 

@@ -163,11 +163,12 @@ def test_wire_forms_whatever_the_session_is_set_to(make_contours: MakeContours) 
         "search_path = pg_temp",
         "application_name = 'replicator_consumer'",
     ):
-        session.execute("set " + setting)  # type: ignore[arg-type]
+        session.execute("set " + setting)
     session.execute(
         """insert into public.wire values (
-             9007199254740993, 1.50, '{"a":  1, "a": 2}', 'null', timestamptz '2026-11-22 21:00:00.5+00',
-             timestamp '2026-11-22 21:00:00.123456', date '2026-11-22', '21:00:00.5', '\\xdeadbeef',
+             9007199254740993, 1.50, '{"a":  1, "a": 2}', 'null',
+             timestamptz '2026-11-22 21:00:00.5+00',
+             timestamp '2026-11-22 21:00:00.123456', '2026-11-22', '21:00:00.5', '\\xdeadbeef',
              '{1,2,null}', array['x', null, 'y"'], 0.1::float8 + 0.2::float8, true,
              '7d444840-9dc0-11d1-b245-5ffdce74fad2', '[1,5)', '1 day 02:00:00')"""
     )
@@ -268,7 +269,7 @@ def test_ordinary_roles_are_captured_without_any_right_here(users: Contour) -> N
                 "select replication.install_clock()",
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                    writer.execute(statement)  # type: ignore[arg-type]
+                    writer.execute(statement)
         assert len(operations(users)) == 2
     finally:
         users.run("drop owned by plain_writer; drop role plain_writer")

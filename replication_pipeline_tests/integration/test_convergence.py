@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 KEYS = 12
 WRITERS = 2
-SKEWS = ("-300 milliseconds", "0", "2 seconds")
+SKEWS = ("-20 seconds", "0", "20 seconds")
 
 
 @dataclass
@@ -73,8 +73,10 @@ def write(contour: Contour, seed: int, until: float) -> int:
     """A writer: single and two-key transactions on few keys, upserts, deletes and key moves."""
     chance = random.Random(seed)
     committed = 0
+    pace = threading.Event()  # never set: a writer leaves the others time to answer
     with psycopg.connect(contour.dsn) as connection:
         while time.monotonic() < until:
+            pace.wait(0.003)
             try:
                 for _ in range(chance.choice((1, 1, 1, 2))):
                     _write_one(connection, chance)
@@ -140,9 +142,7 @@ def test_contours_converge_whatever_the_order_and_the_clocks(
     until = time.monotonic() + 6
     committed: list[int] = []
     writers = [
-        threading.Thread(
-            target=lambda c=c, n=n: committed.append(write(c, seed * 100 + n, until))  # type: ignore[misc]
-        )
+        threading.Thread(target=lambda c=c, n=n: committed.append(write(c, seed * 100 + n, until)))
         for n, c in enumerate(c for c in contours for _ in range(WRITERS))
     ]
     try:
@@ -151,7 +151,7 @@ def test_contours_converge_whatever_the_order_and_the_clocks(
         while any(writer.is_alive() for writer in writers):
             distribute()
             for delivery in deliveries:
-                delivery.step(30)
+                delivery.step(300)
         deadline = time.monotonic() + 40
         while time.monotonic() < deadline:
             moved = distribute()

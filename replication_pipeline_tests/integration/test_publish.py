@@ -313,7 +313,7 @@ def test_the_claim_uses_its_index_at_depth(users: list[Contour]) -> None:
     with connect(contour.settings, application_name="test") as connection:
         pin_plans(connection, *PINNED)
         (plan,) = connection.execute(
-            "explain (format json) " + SQL["claim"],  # type: ignore[operator]
+            "explain (format json) " + SQL["claim"],
             {"shards": list(range(SHARDS)), "limit": 500, "source": "{"},
         ).fetchone() or (None,)
     text = json.dumps(plan)

@@ -1,0 +1,36 @@
+"""The code location of one contour: its configuration turned into Dagster definitions.
+
+Start it with ``REPLICATION_CONFIG`` naming the contour's file; a mistake in there is the location's
+load error, in words. It opens no connection.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from replication_pipeline.defs.assets import assets
+from replication_pipeline.defs.checks import queue_checks
+from replication_pipeline.defs.maintenance import cleanup_job, cleanup_schedule
+from replication_pipeline.defs.resources import KafkaResource, PostgresResource
+from replication_pipeline.defs.sensors import apply_sensor, publish_sensor
+from replication_pipeline.defs.windows import window_jobs
+from replication_pipeline.settings import Settings, load_settings
+
+
+def build(settings: Settings) -> dg.Definitions:
+    """Everything that Dagster shows and runs for one contour."""
+    cleanup = cleanup_job(settings)
+    return dg.Definitions(
+        assets=assets(settings),
+        asset_checks=[queue_checks(settings)],
+        jobs=[*window_jobs(settings), cleanup],
+        sensors=[publish_sensor, apply_sensor],
+        schedules=[cleanup_schedule(settings, cleanup)],
+        resources={"postgres": PostgresResource(), "kafka": KafkaResource()},
+    )
+
+
+@dg.definitions
+def contour() -> dg.Definitions:
+    """What Dagster loads."""
+    return build(load_settings())

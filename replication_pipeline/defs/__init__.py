@@ -1,0 +1,18 @@
+"""The Dagster definitions of one contour; with ``definitions`` the only place that imports dagster.
+
+Dagster decides when windows run and how many, shows what happened, and is where an operator acts.
+It owns no work: which worker has which rows is decided by locks in PostgreSQL alone, so a run that
+Dagster believes alive, dead or twice there can't lose or reorder an event.
+
+    resources    the adapters, opened from the contour's configuration
+    lanes        the two kinds of window (publish, apply) as figures and run tags
+    windows      ops and jobs that run one window
+    report       what a window tells Dagster: materializations, observations, log
+    scaling      pure decision: how many windows to request now
+    processes    whether a run's process is still there
+    checks       verdicts on the queue, as asset checks
+    sensors      keep the wanted number of windows alive; evaluate the checks
+    assets       external assets and their lineage
+    maintenance  cleanup of the contour and of Dagster's own history
+    purge        deletion from Dagster's storage
+"""

@@ -1,0 +1,104 @@
+"""Keeping things small: the contour's finished rows, and Dagster's own history of this contour.
+
+Dagster deletes old ticks by itself (``retention`` in dagster.yaml), but neither runs nor the check
+results that sensors store without a run; ``purge`` does. Unpublished and parked events are never
+touched.
+
+No postponed annotations here: Dagster compares the type of a step's ``context`` as an object.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+import dagster as dg
+
+from replication_pipeline import logs
+from replication_pipeline.defs import purge
+from replication_pipeline.defs.lanes import CONTOUR_TAG, MAX_RUNTIME_TAG
+from replication_pipeline.defs.resources import PostgresResource
+from replication_pipeline.domain.errors import ConfigurationError, ReplicationError
+from replication_pipeline.settings import Settings
+
+LOCATION_TAG: Final = "dagster/code_location"  # put by Dagster on runs from the UI and sensors
+LONGEST_RUN: Final = timedelta(hours=1)
+
+
+@dg.op(
+    description="Deletes published queue rows, ids of applied events, conflicts and tombstones "
+    "that are older than the configuration keeps them. Nothing that still waits is deleted."
+)
+def clean_up_contour(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+    """The contour's own retention."""
+    from dataclasses import asdict
+
+    from replication_pipeline.postgres.cleanup import clean_up
+
+    settings = postgres.settings()
+    logs.configure(settings.logging, contour=settings.contour.name)
+    try:
+        with postgres.connection() as connection:
+            deleted = clean_up(connection, settings)
+    except ReplicationError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+    context.add_output_metadata(asdict(deleted))
+    logs.get_logger("cleanup").info("contour cleaned up", **asdict(deleted))
+
+
+@dg.op(
+    description="Deletes finished Dagster runs of this contour, and old results of its checks, "
+    "that are older than cleanup.dagster_runs. At most a few hundred at a time."
+)
+def purge_dagster_history(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+    """Dagster's retention for this contour."""
+    settings = postgres.settings()
+    contour, keep = settings.contour.name, settings.cleanup.dagster_runs
+    logs.configure(settings.logging, contour=contour)
+    # Checks that were executed from the UI carry no tag of ours, but that of the code location.
+    location = {name: value for name, value in context.run_tags.items() if name == LOCATION_TAG}
+    deleted = {
+        "runs": sum(
+            purge.finished_runs(context.instance, tags, older_than=keep)
+            for tags in ({CONTOUR_TAG: contour}, location)
+        ),
+        "check_results": purge.runless_checks(context.instance, contour, older_than=keep),
+    }
+    context.add_output_metadata(deleted)
+    logs.get_logger("cleanup").info("Dagster history purged", **deleted)
+
+
+def cleanup_job(settings: Settings) -> dg.JobDefinition:
+    """Both ops; they don't depend on each other, so one does its work when the other can't."""
+
+    @dg.job(
+        name="cleanup",
+        description="Deletes what is finished and old: rows in the contour, runs in Dagster.",
+        executor_def=dg.in_process_executor,
+        tags={
+            CONTOUR_TAG: settings.contour.name,
+            MAX_RUNTIME_TAG: f"{LONGEST_RUN.total_seconds():.0f}",
+            "dagster/max_retries": "0",
+        },
+    )
+    def cleanup() -> None:
+        clean_up_contour()
+        purge_dagster_history()
+
+    return cleanup
+
+
+def cleanup_schedule(settings: Settings, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """When ``cleanup`` runs, in UTC. ``ConfigurationError`` for a bad ``cleanup.cron``."""
+    try:
+        return dg.ScheduleDefinition(
+            name="cleanup_schedule",
+            job=job,
+            cron_schedule=settings.cleanup.cron,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="Runs cleanup as cleanup.cron of the configuration says (UTC).",
+        )
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ConfigurationError(
+            f"cleanup.cron: {settings.cleanup.cron!r} is not a cron expression",
+            remedy="five fields: minute, hour, day of month, month, day of week; "
+            "such as 17 * * * * for every hour",
+        ) from error

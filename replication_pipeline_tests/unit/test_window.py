@@ -1,0 +1,168 @@
+"""Windows: when they end, how they wait, what they retry. Cycles here are plain functions."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from replication_pipeline.domain.errors import FatalError, TransientError
+from replication_pipeline.domain.model import (
+    BatchResult,
+    Consumed,
+    Message,
+    PartitionAdvance,
+    WindowTotals,
+)
+from replication_pipeline.domain.names import Topic
+from replication_pipeline.engine.apply import halves
+from replication_pipeline.engine.stopping import StopToken, stop_on_signals
+from replication_pipeline.engine.window import Window
+
+pytestmark = pytest.mark.unit
+
+WORK = BatchResult(role="publisher", count=2, processed=2)
+IDLE = BatchResult(role="publisher")
+
+
+class Scripted:
+    """A cycle that goes through a list of outcomes, then repeats the last one."""
+
+    def __init__(self, *outcomes: BatchResult | Exception | Callable[[], BatchResult]) -> None:
+        self.outcomes = list(outcomes)
+        self.calls = 0
+        self.abandoned = 0
+
+    def __call__(self) -> BatchResult:
+        outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
+        self.calls += 1
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome() if callable(outcome) else outcome
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+
+class Heard:
+    """Remembers what a window told."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.errors: list[str] = []
+
+    def batch(self, result: BatchResult, totals: WindowTotals) -> None:
+        self.batches += 1
+
+    def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
+        self.errors.append(error.message)
+
+
+def window(cycle: Scripted, **options: Any) -> tuple[Window, Heard]:
+    heard = Heard()
+    settings: dict[str, Any] = {"stop": StopToken(), "length": timedelta(seconds=20)} | options
+    return Window(role="publisher", cycle=cycle, observer=heard, **settings), heard
+
+
+def test_it_drains_and_ends() -> None:
+    cycle = Scripted(WORK, WORK, IDLE)
+    subject, heard = window(cycle, until="drained")
+    totals = subject.run()
+    assert (totals.end, totals.processed, totals.batches) == ("drained", 4, 2)
+    assert (cycle.calls, heard.batches) == (3, 2)
+
+
+def test_drained_means_caught_up_too() -> None:
+    answers = iter([False, True])
+    cycle = Scripted(IDLE)
+    subject, _ = window(cycle, until="drained", caught_up=lambda: next(answers))
+    assert subject.run().end == "drained"
+    assert cycle.calls == 2
+
+
+def test_its_time_ends_it() -> None:
+    subject, _ = window(Scripted(IDLE), length=timedelta(milliseconds=30))
+    totals = subject.run()
+    assert totals.end == "time"
+    assert totals.elapsed < timedelta(seconds=5)
+
+
+def test_one_cycle() -> None:
+    cycle = Scripted(WORK)
+    subject, _ = window(cycle, until="one_cycle")
+    assert subject.run().end == "one_cycle"
+    assert cycle.calls == 1
+
+
+def test_a_stop_ends_it_between_cycles_and_cuts_pauses_short() -> None:
+    stop = StopToken()
+    cycle = Scripted(IDLE)
+    subject, _ = window(cycle, stop=stop, length=None, poll_interval=timedelta(hours=1))
+    threading.Timer(0.05, stop.set).start()
+    started = time.monotonic()
+    assert subject.run().end == "stopped"
+    assert time.monotonic() - started < 10
+
+
+def test_transient_errors_are_retried_and_counted() -> None:
+    cycle = Scripted(TransientError("away"), TransientError("still away"), WORK, IDLE)
+    subject, heard = window(cycle, until="drained")
+    totals = subject.run()
+    assert (totals.processed, totals.retries) == (2, 2)
+    assert (heard.errors, cycle.abandoned) == (["away", "still away"], 2)
+
+
+def test_an_outage_lasting_longer_than_the_window_is_no_error() -> None:
+    subject, _ = window(Scripted(TransientError("away")), length=timedelta(milliseconds=50))
+    assert subject.run().end == "time"
+
+
+def test_a_stop_during_an_outage_ends_it() -> None:
+    stop = StopToken()
+    subject, _ = window(Scripted(TransientError("away")), stop=stop, length=None)
+    threading.Timer(0.05, stop.set).start()
+    assert subject.run().end == "stopped"
+
+
+def test_fatal_errors_leave_it() -> None:
+    subject, _ = window(Scripted(FatalError("no")))
+    with pytest.raises(FatalError):
+        subject.run()
+
+
+def test_signals_set_the_flag_and_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_signals(StopToken()) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop
+        assert stop.reason == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_reaches_who_handled_it_before() -> None:
+    with stop_on_signals(StopToken()), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_halves_of_a_batch_meet_in_the_middle() -> None:
+    topic = Topic("t")
+    messages = tuple(Message(topic, p, o, b"") for p, o in [(0, 5), (1, 9), (0, 6), (0, 8)])
+    batch = Consumed(
+        messages, (PartitionAdvance(topic, 0, 5, 10, 10), PartitionAdvance(topic, 1, 9, 10, 10))
+    )
+    first, second = halves(batch)
+    assert first.messages + second.messages == messages
+    assert [(a.partition, a.expected, a.next_offset) for a in first.advances] == [
+        (0, 5, 6),
+        (1, 9, 10),
+    ]
+    assert [(a.partition, a.expected, a.next_offset) for a in second.advances] == [
+        (0, 6, 10),
+        (1, 10, 10),
+    ]
