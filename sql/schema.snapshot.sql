@@ -736,6 +736,7 @@ GRANT USAGE ON SCHEMA replication TO replication_publisher;
 GRANT USAGE ON SCHEMA replication TO replication_consumer;
 GRANT USAGE ON SCHEMA replication TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.base_type(type_id oid) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.base_type(type_id oid) TO replication_consumer;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_publisher;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_consumer;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_monitor;
@@ -754,6 +755,7 @@ REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass
 REVOKE ALL ON FUNCTION replication.stamp_insert() FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.stamp_update() FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.table_fingerprint(relation regclass) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.table_fingerprint(relation regclass) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.with_variables(statement text) FROM PUBLIC;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_publisher;

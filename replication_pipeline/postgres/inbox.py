@@ -65,7 +65,6 @@ class PostgresInbox:
     _session: Session = field(init=False)
     _plans: dict[str, TablePlan] = field(default_factory=dict)
     _by_topic: dict[Topic, str] = field(default_factory=dict)
-    _stages: set[str] = field(default_factory=set)
     _plans_due: float = field(default=0.0)
     _next_heartbeat: float = field(default=0.0)
     _anything_parked: bool = field(default=True)
@@ -148,6 +147,7 @@ class PostgresInbox:
                 connection, new = self._session.connection()
                 if new:
                     self._prepare(connection)
+                self._refresh_plans(connection)
                 yield connection
                 connection.commit()
         except PoisonError:
@@ -158,7 +158,6 @@ class PostgresInbox:
             raise
 
     def _rollback(self) -> None:
-        self._stages.clear()  # one that this transaction made is gone with it
         connection, _ = self._session.connection()
         try:
             connection.rollback()
@@ -167,7 +166,7 @@ class PostgresInbox:
 
     def _prepare(self, connection: psycopg.Connection) -> None:
         self._plans.clear()
-        self._stages.clear()
+        self._plans_due = 0.0
         self._next_heartbeat = 0.0
         # The stage has no statistics; with these the planner always comes from the stage to the
         # tables by their keys, however large they are.
@@ -217,7 +216,7 @@ class PostgresInbox:
         by_table: dict[str, list[Message]] = {}
         for message in messages:
             by_table.setdefault(self._table_of(message), []).append(message)
-        plans = self._plans_of(connection, by_table)
+        plans = {table: self._plan_of(table) for table in by_table}
         ordered = parents_first(p.table for p in plans.values())
         parts = [_Staged(plans[table.name], by_table[table.name]) for table in ordered]
         for part in parts:
@@ -227,10 +226,6 @@ class PostgresInbox:
         return parts
 
     def _stage(self, connection: psycopg.Connection, part: _Staged, *, again: bool) -> None:
-        stage_name = f"{part.plan.table.table_id}_{part.plan.table.fingerprint}"
-        if stage_name not in self._stages:
-            connection.execute(part.plan.create_stage)
-            self._stages.add(stage_name)
         skew = self.settings.consumer.max_clock_skew
         now = datetime.now(UTC)
         row = self._execute(
@@ -356,7 +351,7 @@ class PostgresInbox:
             return result
 
     def _settle(self, connection: psycopg.Connection) -> None:
-        for table_plan in self._plans_of(connection, self.settings.tables).values():
+        for table_plan in self._plans.values():
             name = {"table": table_plan.table.name}
             if connection.execute(SQL["anything_unsettled"], name).fetchone() == (True,):
                 self._begin(connection)
@@ -390,26 +385,31 @@ class PostgresInbox:
             )
         return table
 
-    def _plans_of(
-        self, connection: psycopg.Connection, tables: Iterable[str]
-    ) -> dict[str, TablePlan]:
-        """Plans by table; all are read again now and then, for tables change."""
+    def _refresh_plans(self, connection: psycopg.Connection) -> None:
+        """Look now and then whether tables have changed; make the stages of those that have.
+
+        In a transaction of its own, so that no rollback takes a stage away.
+        """
         now = time.monotonic()
-        if now >= self._plans_due or not self._plans:
-            known = {p.table for p in self._plans.values()}
-            current = read_tables(connection, self.settings.tables)
-            if known != set(current.values()):
-                self._plans = {name: plan(table) for name, table in current.items()}
-            self._plans_due = now + PLANS_EVERY
-        missing = [table for table in tables if table not in self._plans]
-        if missing:
-            self._plans_due = 0.0
+        if now < self._plans_due:
+            return
+        current = read_tables(connection, self.settings.tables)
+        if {p.table for p in self._plans.values()} != set(current.values()):
+            self._plans = {name: plan(table) for name, table in current.items()}
+            for table_plan in self._plans.values():
+                connection.execute(table_plan.create_stage)
+        connection.commit()
+        self._plans_due = now + PLANS_EVERY
+
+    def _plan_of(self, table: str) -> TablePlan:
+        try:
+            return self._plans[table]
+        except KeyError:
             raise FatalError(
-                f"contour {self.settings.contour.name}: table {missing[0]} is configured, but not "
-                "set up in the database",
-                remedy=f"replication-pipeline setup-table {missing[0]}",
-            )
-        return {table: self._plans[table] for table in tables}
+                f"contour {self.settings.contour.name}: table {table} is configured, but not set "
+                "up in the database",
+                remedy=f"replication-pipeline setup-table {table}",
+            ) from None
 
     def _execute(
         self,

@@ -272,15 +272,22 @@ select exists (select from replication.replication_tombstones where table_name =
 -- has an id below this horizon by now.
 update replication.replication_tombstones
    set settle_horizon = pg_snapshot_xmax(pg_current_snapshot())
- where table_name = %(table)s and unsettled and settle_horizon is null
+ where ctid = any(array(
+   select ctid from replication.replication_tombstones
+    where table_name = %(table)s and unsettled and settle_horizon is null
+      for update skip locked))
 
 -- name: settle
 -- All those transactions are over: a row at or below its tombstone came in unseen, and goes.
--- Index: replication_tombstones_unsettled, then the primary key of the table.
+-- Index: replication_tombstones_unsettled, then the primary key of the table. Locks: tombstones that
+-- nobody else holds; those of a writer in the middle of a delete can wait for the next time.
 with ripe as (
   update replication.replication_tombstones b set unsettled = false, settle_horizon = null
-   where b.table_name = %(table)s and b.unsettled
-     and b.settle_horizon <= pg_snapshot_xmin(pg_current_snapshot())
+   where b.ctid = any(array(
+     select ctid from replication.replication_tombstones
+      where table_name = %(table)s and unsettled
+        and settle_horizon <= pg_snapshot_xmin(pg_current_snapshot())
+        for update skip locked))
   returning b.record_key, b.version
 )
 delete from {table} t using ripe b, jsonb_to_record(b.record_key::jsonb) as r({key_definitions})
