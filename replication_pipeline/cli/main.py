@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from replication_pipeline import __version__
-from replication_pipeline.cli import demo, inspect, setup, windows
+from replication_pipeline.cli import demo, inspect, parked, setup, windows
 from replication_pipeline.domain.errors import ReplicationError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 setup.register(app)
 windows.register(app)
 inspect.register(app)
+parked.register(app)
 demo.register(app)
 
 

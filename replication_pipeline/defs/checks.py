@@ -47,7 +47,7 @@ class Finding:
     check: CheckName
     verdict: Verdict | Literal["unknown"]
     description: str
-    metadata: dict[str, float]
+    metadata: dict[str, float | str]
 
     @property
     def passed(self) -> bool:
@@ -63,11 +63,12 @@ class Finding:
 
 def findings(look: Look, monitoring: MonitoringSettings) -> tuple[Finding, ...]:
     """Both checks' verdicts on one look at the contour."""
-    thresholds: dict[CheckName, dict[str, float]] = {
-        "unpublished_count": {"warning_at": monitoring.unpublished_warning},
+    # As text: numbers would be drawn as plots, and these never move.
+    thresholds: dict[CheckName, dict[str, float | str]] = {
+        "unpublished_count": {"warning_at": f"{monitoring.unpublished_warning:,}"},
         "publish_lag": {
-            "warning_above_seconds": monitoring.lag_warning.total_seconds(),
-            "critical_above_seconds": monitoring.lag_critical.total_seconds(),
+            "warning_above": f"{monitoring.lag_warning.total_seconds():g} s",
+            "critical_above": f"{monitoring.lag_critical.total_seconds():g} s",
         },
     }
     if isinstance(look, TransientError):
@@ -76,7 +77,7 @@ def findings(look: Look, monitoring: MonitoringSettings) -> tuple[Finding, ...]:
             for check, limits in thresholds.items()
         )
     age = look.oldest_unpublished_seconds
-    figures: dict[str, float] = {
+    figures: dict[str, float | str] = {
         "unpublished": look.unpublished,
         "oldest_unpublished_seconds": round(age, 3),
         "parked": look.parked_publish,

@@ -203,6 +203,30 @@ def test_cleanup_removes_old_published_rows_only(
     assert left == [(False, False, 3), (False, True, 1), (True, False, 5)]
 
 
+def test_parked_events_are_listed_and_retried(
+    users: list[Contour], kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    a, b = users
+    a.run("insert into users (id, name) values (1, 'x')")
+    a.run("update replication_queue set parked_at = now(), attempts = 5, last_error = 'refused'")
+    a_config, b_config = configuration(tmp_path, a), configuration(tmp_path, b)
+    shown = run("parked", "list", "--config", a_config)
+    assert '{"id":1}' in shown.stdout, shown.stderr
+    assert a.publish().processed == 0
+    assert run("parked", "retry", "1", "--config", a_config).returncode == 2
+    done = run("parked", "retry", "1", "--side", "publish", "--config", a_config)
+    assert "publish       1 events are due again" in done.stdout, done.stderr
+    assert a.publish().processed == 1
+    b.run("alter table users alter column name type int using null")
+    assert b.apply().parked == 1
+    (event,) = json.loads(run("parked", "list", "--json", "--config", b_config).stdout)
+    assert (event["side"], event["reason"], event["table_name"]) == ("apply", "bad_value", "users")
+    b.run("alter table users alter column name type text")
+    assert run("parked", "retry", "--config", b_config).returncode == 0
+    assert b.apply().applied == 1
+    assert "nothing is parked" in run("parked", "list", "--config", b_config).stdout
+
+
 @pytest.mark.parametrize(
     ("sections", "arguments", "status", "told"),
     [

@@ -1,0 +1,27 @@
+-- Parked events of both sides, for operators.
+
+-- name: list_parked
+-- Indexes: replication_queue_parked, parked_events_table. Names and reasons only, no row values but
+-- those of the key.
+select 'publish' as side, id, table_name, record_key, 'refused' as reason, coalesce(last_error, '') as detail,
+       attempts, parked_at
+  from replication.replication_queue where parked_at is not null
+ union all
+select 'apply', id, table_name, record_key, reason, detail, attempts, parked_at
+  from replication.parked_events
+ order by parked_at, side, id
+ limit %(limit)s
+
+-- name: retry_publish
+-- Waiting again, with all attempts before it; its key's later events follow it.
+update replication.replication_queue
+   set parked_at = null, attempts = 0
+ where parked_at is not null and (%(table)s::text is null or table_name = %(table)s)
+   and (%(ids)s::bigint[] is null or id = any(%(ids)s))
+
+-- name: retry_apply
+-- Due at once; an applier takes it within consumer.retry_parked.
+update replication.parked_events
+   set retried_at = '-infinity', attempts = 1
+ where (%(table)s::text is null or table_name = %(table)s)
+   and (%(ids)s::bigint[] is null or id = any(%(ids)s))
