@@ -61,12 +61,23 @@ begin
       new_rows, old_rows,
       (select string_agg(format('__n.__k%1$s = __o.__k%1$s', i), ' and ')
          from generate_subscripts(t.key_columns, 1) i),
-      (select string_agg(format('__n.__k%s', i), ', ') from generate_subscripts(t.key_columns, 1) i))
+      (select string_agg(format('coalesce(__n.__k%1$s, __o.__k%1$s) as __k%1$s', i), ', ')
+         from generate_subscripts(t.key_columns, 1) i))
     when 'DELETE' then format(
-      'select __o.__key, null::json as __payload, __o.__before, '
+      'select __o.__key, null::json as __payload, __o.__before, %2$s, '
       '       replication.next_version(__o.__version) as __version, __o.__version as __base, '
-      '       ''DELETE'' as __operation from %s __o', old_rows)
+      '       ''DELETE'' as __operation from %1$s __o', old_rows,
+      (select string_agg(format('__o.__k%s', i), ', ') from generate_subscripts(t.key_columns, 1) i))
     end;
+  if operation <> 'INSERT' then
+    -- A trigger of the user's may have brought a deleted key back within the statement; then its own
+    -- event tells the end of the story.
+    changes := format(
+      'select * from (%s) c where c.__operation <> ''DELETE'' or not exists (select from %s t where %s)',
+      changes, t.relation,
+      (select string_agg(format('t.%I = c.__k%s', k.name, k.position), ' and ')
+         from unnest(t.key_columns) with ordinality as k(name, position)));
+  end if;
   if not lifting then
     return format($sql$
 with __events as (
@@ -87,6 +98,7 @@ __lifted as (
      set replication_version = c.__lifted_clock << 10 | (select id from replication.contour)
     from __changes c
    where %4$s and c.__operation <> 'DELETE' and c.__version >> 10 < c.__lifted_clock
+     and t.replication_version = c.__version  -- else a trigger has changed the row since
   returning c.__key, t.replication_version as __version
 ),
 __events as (
@@ -165,6 +177,20 @@ CREATE FUNCTION replication.key_expression(relation regclass, key_columns text[]
     join replication.data_columns(relation) c on c.attname = k.name
 $$;
 ALTER FUNCTION replication.key_expression(relation regclass, key_columns text[], alias text) OWNER TO replication_owner;
+CREATE FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+  select format($sql$
+insert into replication.replication_tombstones as s (table_name, record_key, version)
+select %L, %s, 1 from new_rows n %s order by 2
+on conflict on constraint replication_tombstones_pkey do update set version = s.version$sql$,
+    t.table_name, replication.key_expression(t.relation, t.key_columns, 'n'),
+    case when operation = 'UPDATE' then format('where not exists (select from old_rows o where %s)',
+      (select string_agg(format('n.%1$I = o.%1$I', k), ' and ') from unnest(t.key_columns) k))
+    else '' end)
+$_$;
+ALTER FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) OWNER TO replication_owner;
 CREATE FUNCTION replication.next_version(predecessor bigint) RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select (greatest((date_part('epoch', clock_timestamp()) * 1000000)::bigint + 0, (predecessor >> 10) + 1) << 10) | 1 $$;
@@ -219,14 +245,19 @@ declare
   lowest bigint;      -- version among the new rows; null: the statement touched no row
   bar bigint;         -- no new version may be at or below it without a closer look
   lifting boolean;
+  -- A snapshot taken at the transaction's beginning may not show the newest tombstone of a key. Such
+  -- writers lock the tombstones of new keys, and fail with a serialization error if one is newer.
+  careful constant boolean := current_setting('transaction_isolation') <> 'read committed';
 begin
   if tg_op = 'DELETE' then
     select replication.table_fingerprint(%2$s::regclass), 1 into shape, lowest from old_rows limit 1;
   else
     select replication.table_fingerprint(%2$s::regclass), min(n.replication_version)
       into shape, lowest from new_rows n;
-    bar := (select max(s.version) from replication.replication_tombstones s
-             where s.table_name = %3$L);
+    if not careful then
+      bar := (select max(s.version) from replication.replication_tombstones s
+               where s.table_name = %3$L);
+    end if;
     if tg_op = 'UPDATE' then
       bar := greatest(bar, (select max(o.replication_version) from old_rows o));
     end if;
@@ -234,7 +265,18 @@ begin
   if lowest is null then
     return null;
   end if;
-  lifting := coalesce(bar >= lowest, false);
+  if tg_op = 'UPDATE' and bar >= lowest then  -- rows that did not change have old versions
+    select min(n.replication_version) into lowest from new_rows n
+     where not exists (select from old_rows o where o.replication_version = n.replication_version);
+    if lowest is null then
+      return null;
+    end if;
+  end if;
+  lifting := tg_op <> 'DELETE' and (careful or coalesce(bar >= lowest, false));
+  if careful and lifting then
+    execute (select replication.lock_statement(t, tg_op)
+               from replication.replicated_tables t where t.table_id = %5$s);
+  end if;
   if lifting then
     perform set_config('session_replication_role', 'replica', true);
   end if;
@@ -303,9 +345,19 @@ begin
   -- Keys are compared as text between contours: 1.0 and 1.00, or -0 and 0, must not be two keys.
   select a.attname into bad_key from pg_attribute a
    where a.attrelid = relation and a.attnum = any(key.conkey)
-     and (replication.base_type(a.atttypid) in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype)
-          or (replication.base_type(a.atttypid) = 'numeric'::regtype and a.atttypmod < 0)
-          or (select typcategory from pg_type where oid = replication.base_type(a.atttypid)) in ('A', 'C', 'R'));
+     and not coalesce((
+       select case
+         when b.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype,
+                        'uuid'::regtype, 'date'::regtype, 'time'::regtype, 'timestamp'::regtype,
+                        'timestamptz'::regtype, 'oid'::regtype, 'inet'::regtype, 'cidr'::regtype,
+                        'macaddr'::regtype, 'macaddr8'::regtype, 'pg_lsn'::regtype) then true
+         when b.oid in ('numeric'::regtype, 'bpchar'::regtype)
+              then coalesce(nullif(a.atttypmod, -1), (select typtypmod from pg_type where oid = a.atttypid)) <> -1
+         when b.oid in ('text'::regtype, 'varchar'::regtype)
+              then (select collisdeterministic from pg_collation where oid = a.attcollation)
+         else b.typtype = 'e' end
+         from pg_type b where b.oid = replication.base_type(a.atttypid)), false)
+   limit 1;
   if c.oid is null then
     problem := 'it does not exist';
     remedy := 'Give the name of an existing table.';
@@ -332,8 +384,14 @@ begin
     problem := 'its primary key is deferrable';
     remedy := 'Make the key NOT DEFERRABLE: upserts can''t use a deferrable one.';
   elsif bad_key is not null then
-    problem := format('its key column %s has a type whose text is not unique', bad_key);
-    remedy := 'Use a key of integers, text, uuid, dates or numerics of fixed scale.';
+    problem := format('its key column %s has a type whose equal values may have different texts', bad_key);
+    remedy := 'Use a key of integers, text, uuid, dates, enums or numerics of fixed scale.';
+  elsif exists (select from pg_constraint where conrelid = relation and contype in ('u', 'x') and condeferrable) then
+    problem := 'it has a deferrable unique or exclusion constraint';
+    remedy := 'Make it NOT DEFERRABLE: deferrable ones are not checked while remote changes are applied.';
+  elsif c.relrowsecurity then
+    problem := 'it has row level security';
+    remedy := 'ALTER TABLE … DISABLE ROW LEVEL SECURITY: policies would hide rows from the applier.';
   elsif exists (select from pg_attribute where attrelid = relation and attname = 'replication_version'
                    and not attisdropped and (atttypid <> 'bigint'::regtype or not attnotnull)) then
     problem := 'it has a column replication_version of its own';
@@ -465,6 +523,7 @@ CREATE FUNCTION replication.wire_expression(reference text, type_id oid) RETURNS
 declare
   base constant oid := replication.base_type(type_id);
   element constant oid := (select typelem from pg_type where oid = base and typsubscript = 'array_subscript_handler'::regproc);
+  element_kind constant "char" := (select typtype from pg_type where oid = element);
 begin
   if base in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype,
               'float4'::regtype, 'float8'::regtype, 'text'::regtype, 'varchar'::regtype,
@@ -479,6 +538,8 @@ begin
                   'then replace(%1$s::text, '' '', ''T'') else %1$s::text end', reference);
   elsif base = 'bytea'::regtype then
     return format('translate(encode(%s, ''base64''), E''\n'', '''')', reference);
+  elsif element in ('json'::regtype, 'jsonb'::regtype) or element_kind in ('c', 'd') then
+    return reference || '::text';
   elsif element <> 0 then
     return format('case when array_ndims(%1$s) is null or (array_ndims(%1$s) = 1 and array_lower(%1$s, 1) = 1) '
                   'then to_json(%2$s) else to_json(%1$s::text) end', reference,
@@ -744,6 +805,7 @@ REVOKE ALL ON FUNCTION replication.capture_statement(t replication.replicated_ta
 REVOKE ALL ON FUNCTION replication.data_columns(relation regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.install_clock(clock_offset interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.key_expression(relation regclass, key_columns text[], alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.next_version(predecessor bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.projection(relation regclass, alias text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.queue_insert(table_name text, buries boolean) FROM PUBLIC;

@@ -23,7 +23,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.errors import FatalError, PoisonError, TransientError
 from replication_pipeline.domain.model import BatchResult, Role, WindowEnd, WindowTotals
 from replication_pipeline.engine.stopping import StopToken
 
@@ -78,6 +78,8 @@ class Window:
             except RetryError:  # time over, or asked to stop, while a server was away
                 totals.end = "stopped" if self.stop else "time"
                 break
+            except PoisonError as error:  # the cycle should have parked it
+                raise FatalError(error.message, remedy=error.remedy) from None
             totals.add(result)
             if result.count:
                 self.observer.batch(result, totals)

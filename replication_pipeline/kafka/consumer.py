@@ -95,13 +95,18 @@ class KafkaEventConsumer:
         if self._stale:
             self._seek_to_stored(consumer)
         self._commit_for_display(consumer)
-        first = consumer.poll(timeout.total_seconds())
-        self._raise_from_callback()
-        if first is None:
-            return None
-        polled = [first, *(consumer.consume(limit - 1, 0) if limit > 1 else [])]
-        self._raise_from_callback()
-        messages = tuple(self._mine(polled))
+        try:
+            first = consumer.poll(timeout.total_seconds())
+            self._raise_from_callback()
+            if first is None:
+                return None
+            polled = [first, *(consumer.consume(limit - 1, 0) if limit > 1 else [])]
+            self._raise_from_callback()
+            messages = tuple(self._mine(polled))
+        except BaseException:
+            # librdkafka has moved past whatever it had handed over: go back before the next poll.
+            self._stale = True
+            raise
         return self._consumed(consumer, messages) if messages else None
 
     def caught_up(self) -> bool:

@@ -27,7 +27,7 @@ from replication_pipeline.kafka.client import (
 )
 from replication_pipeline.settings import Settings
 
-FLUSH_SLICE: Final = 0.2  # seconds between looks at the stop flag
+POLL_SLICE: Final = 0.1  # seconds between looks at the stop flag
 STOP_GRACE: Final = 3.0  # seconds that an orderly stop gives Kafka for the batch in hand
 
 
@@ -76,7 +76,7 @@ class KafkaEventProducer:
         try:
             for event in events:
                 self._produce(producer, event, reports)
-            remaining = self._wait(producer, stop)
+            remaining = self._wait(producer, reports, stop)
         except BaseException:
             self._replace()
             raise
@@ -103,14 +103,15 @@ class KafkaEventProducer:
                 report(error.args[0], None)
                 return
 
-    def _wait(self, producer: Producer, stop: StopToken) -> int:
+    def _wait(self, producer: Producer, reports: _Reports, stop: StopToken) -> int:
         """Serve delivery reports until none is open or time is up; returns how many are open."""
         deadline = time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds() + 5
         stopping = False
-        while (remaining := producer.flush(FLUSH_SLICE)) and time.monotonic() < deadline:
+        while reports.open and time.monotonic() < deadline:
+            producer.poll(POLL_SLICE)  # returns with the first reports; flush() waits for longer
             if stop and not stopping:
                 stopping, deadline = True, min(deadline, time.monotonic() + STOP_GRACE)
-        return remaining
+        return reports.open
 
     def _topic(self, table: str) -> str:
         topic = self._topics.get(table)
@@ -141,9 +142,14 @@ class _Reports:
     acknowledged: set[int] = field(default_factory=set)
     refused: list[DeliveryFailure] = field(default_factory=list)
     outage: str | None = field(default=None)
+    open: int = field(default=0)
 
     def of(self, event_id: int) -> Any:
+        """The callback for one event, whose fate is open from now on."""
+        self.open += 1
+
         def report(error: KafkaError | None, _message: Message | None) -> None:
+            self.open -= 1
             if error is None:
                 self.acknowledged.add(event_id)
             elif error.code() in REFUSALS:

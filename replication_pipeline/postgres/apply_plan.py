@@ -45,7 +45,6 @@ class TablePlan:
     count_verdicts: sql.Composed
     settle: sql.Composed
     lock_parents: tuple[sql.Composed, ...]
-    park_referenced: tuple[sql.Composed, ...]
 
     def upsert(self, missing: Iterable[str] = ()) -> sql.Composed:
         """Insert or update all columns but the ``missing`` ones."""
@@ -62,13 +61,29 @@ class TablePlan:
             assignments=sql.SQL("").join(
                 sql.SQL("{0} = excluded.{0}, ").format(_name(c.name))
                 for c in columns
-                if c.name not in self.table.keys
+                if c.name not in self.table.keys and not c.identity_always
             ),
         )
 
     def park_orphans(self, staged: dict[int, Table]) -> list[sql.Composed]:
         """One statement a foreign key; ``staged`` are the tables of the batch, by OID."""
         return [self._park_orphans(key, staged.get(key.parent)) for key in self.table.references]
+
+    def park_referenced(self, staged: dict[int, Table]) -> list[sql.Composed]:
+        """One statement a foreign key that points here; ``staged`` as in ``park_orphans``."""
+        names = _Names(self.table)
+        return [
+            sql.SQL(TEMPLATES["park_referenced"]).format(
+                table=names.table,
+                stage=names.stage,
+                same_key=names.same_key(),
+                constraint_name=_literal(key.name),
+                child=_identifier(*key.child_name),
+                child_matches=_child_matches(key),
+                and_not_leaving=_and_not_leaving(staged.get(key.child)),
+            )
+            for key in self.table.referenced_by
+        ]
 
     def _park_orphans(self, key: ForeignKey, parent: Table | None) -> sql.Composed:
         names = _Names(self.table)
@@ -89,8 +104,8 @@ class TablePlan:
             )
         return sql.SQL(TEMPLATES["park_orphans"]).format(
             stage=names.stage,
-            parent=sql.Identifier(*key.parent_name),
-            constraint_name=sql.Literal(key.name),
+            parent=_identifier(*key.parent_name),
+            constraint_name=_literal(key.name),
             child_columns_set=_and(
                 sql.SQL("{} is not null").format(names.staged(c)) for c in key.child_columns
             ),
@@ -104,9 +119,8 @@ def plan(table: Table) -> TablePlan:
     names = _Names(table)
     template = {name: sql.SQL(text) for name, text in TEMPLATES.items()}
     columns = table.columns
-    by_name = {c.name: c for c in columns}
     common = {"table": names.table, "stage": names.stage, "same_key": names.same_key()}
-    record_keys = _comma(sql.SQL("f.record -> {}").format(sql.Literal(k)) for k in table.keys)
+    record_keys = _comma(sql.SQL("f.record -> {}").format(_literal(k)) for k in table.keys)
     simple = {
         name: template[name].format(**common)
         for name in (
@@ -144,31 +158,17 @@ def plan(table: Table) -> TablePlan:
         ),
         settle=template["settle"].format(
             table=names.table,
-            key_definitions=_comma(_wire_definition(by_name[k]) for k in table.keys),
-            ripe_key=_and(
-                sql.SQL("{} = {}").format(_of("t", k), _decoded(by_name[k])) for k in table.keys
-            ),
+            and_not_referenced=_and_not_referenced(names, table),
+            **_ripe(table),
         ),
         lock_parents=tuple(
             template["lock_parents"].format(
                 stage=names.stage,
-                parent=sql.Identifier(*key.parent_name),
+                parent=_identifier(*key.parent_name),
                 parent_matches=_parent_matches(names, key),
+                parent_columns=_comma(_of("p", column) for column in key.parent_columns),
             )
             for key in table.references
-        ),
-        park_referenced=tuple(
-            template["park_referenced"].format(
-                **common,
-                constraint_name=sql.Literal(key.name),
-                child=sql.Identifier(*key.child_name),
-                child_matches=_and(
-                    sql.SQL("{} = {}").format(_of("c", child), _of("t", parent))
-                    for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
-                ),
-                not_itself=_not_itself(names, table) if key.child == key.parent else sql.SQL(""),
-            )
-            for key in table.referenced_by
         ),
         **simple,
     )
@@ -183,19 +183,19 @@ class _Names:
 
     @property
     def table(self) -> sql.Identifier:
-        return sql.Identifier(self.of.schema, self.of.relation_name)
+        return _identifier(self.of.schema, self.of.relation_name)
 
     @property
     def stage(self) -> sql.Identifier:
         # The fingerprint makes a changed table get a new stage within the same session.
-        return sql.Identifier("pg_temp", f"stage_{self.of.table_id}_{self.of.fingerprint[:8]}")
+        return _identifier("pg_temp", f"stage_{self.of.table_id}_{self.of.fingerprint[:8]}")
 
     def stage_column(self, column: str) -> sql.Identifier:
         position = [c.name for c in self.of.columns].index(column)
-        return sql.Identifier(f"c{position + 1}")
+        return _identifier(f"c{position + 1}")
 
     def staged(self, column: str) -> sql.Composed:
-        return sql.SQL("{}.{}").format(sql.Identifier(self.alias), self.stage_column(column))
+        return sql.SQL("{}.{}").format(_identifier(self.alias), self.stage_column(column))
 
     def same_key(self) -> sql.Composed:
         return _and(sql.SQL("{} = {}").format(_of("t", k), self.staged(k)) for k in self.of.keys)
@@ -208,14 +208,50 @@ def _parent_matches(names: _Names, key: ForeignKey) -> sql.Composed:
     )
 
 
-def _not_itself(names: _Names, table: Table) -> sql.Composed:
+def _child_matches(key: ForeignKey) -> sql.Composed:
+    return _and(
+        sql.SQL("{} = {}").format(_of("c", child), _of("t", parent))
+        for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
+    )
+
+
+def _and_not_referenced(names: _Names, table: Table) -> sql.Composed:
+    """A row that has children does not settle yet."""
+    return sql.SQL(" ").join(
+        sql.SQL(
+            "and not exists (select from {table} t join {child} c on {child_matches}, "
+            "jsonb_to_record(b.record_key::jsonb) as r({key_definitions}) where {ripe_key})"
+        ).format(
+            table=names.table,
+            child=_identifier(*key.child_name),
+            child_matches=_child_matches(key),
+            **_ripe(table),
+        )
+        for key in table.referenced_by
+    )
+
+
+def _ripe(table: Table) -> dict[str, sql.Composed]:
+    """A tombstone's key ``b.record_key`` read back into columns ``r``, and compared with ``t``."""
+    by_name = {c.name: c for c in table.columns}
+    return {
+        "key_definitions": _comma(_wire_definition(by_name[k]) for k in table.keys),
+        "ripe_key": _and(
+            sql.SQL("{} = {}").format(_of("t", k), _decoded(by_name[k])) for k in table.keys
+        ),
+    }
+
+
+def _and_not_leaving(table: Table | None) -> sql.Composable:
     """Children that are deleted in the same batch don't hold their parent back."""
+    if table is None:
+        return sql.SQL("")
     gone = _Names(table, alias="g")
     return sql.SQL(
         "and not exists (select from {stage} g "
         "where g.verdict = 'apply' and g.op = 'd' and {match})"
     ).format(
-        stage=names.stage,
+        stage=gone.stage,
         match=_and(sql.SQL("{} = {}").format(_of("c", k), gone.staged(k)) for k in table.keys),
     )
 
@@ -223,7 +259,7 @@ def _not_itself(names: _Names, table: Table) -> sql.Composed:
 def _record_key(keys: Iterable[str]) -> sql.Composed:
     """The canonical key, as ``replication.key_expression`` writes it at the source."""
     parts = sql.SQL(" || ',' || ").join(
-        sql.SQL("to_json({0}::text)::text || ':' || (n.record -> {0})::text").format(sql.Literal(k))
+        sql.SQL("to_json({0}::text)::text || ':' || (n.record -> {0})::text").format(_literal(k))
         for k in keys
     )
     return sql.SQL("'{{' || {} || '}}'").format(parts)
@@ -243,16 +279,27 @@ def _type(column: Column) -> sql.SQL:
     return sql.SQL(column.type_name)
 
 
+# psycopg looks for placeholders in the whole text, quoted names included: a % stands doubled.
+
+
+def _identifier(*names: str) -> sql.Identifier:
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))
+
+
+def _literal(text: str) -> sql.Literal:
+    return sql.Literal(text.replace("%", "%%"))
+
+
 def _name(name: str) -> sql.Identifier:
-    return sql.Identifier(name)
+    return _identifier(name)
 
 
 def _of(alias: str, name: str) -> sql.Identifier:
-    return sql.Identifier(alias, name)
+    return _identifier(alias, name)
 
 
 def _texts(names: Iterable[str]) -> sql.Composed:
-    return sql.SQL("array[{}]::text[]").format(_comma(sql.Literal(n) for n in names))
+    return sql.SQL("array[{}]::text[]").format(_comma(_literal(n) for n in names))
 
 
 def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:

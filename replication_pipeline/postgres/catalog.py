@@ -12,11 +12,15 @@ from replication_pipeline.postgres import queries
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``type_name`` is what SQL writes; ``base_type`` looks through domains."""
+    """``type_name`` is what the stage holds; ``base_type`` decides the wire form.
+
+    ``identity_always``: may be set by an INSERT that overrides it, never by an UPDATE.
+    """
 
     name: str
     type_name: str
     base_type: str
+    identity_always: bool = False
 
 
 @dataclass(frozen=True, slots=True)

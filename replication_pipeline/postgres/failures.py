@@ -13,7 +13,6 @@ import psycopg
 
 from replication_pipeline.domain.errors import (
     FatalError,
-    OffsetConflictError,
     PoisonError,
     RefusedError,
     ReplicationError,
@@ -22,8 +21,9 @@ from replication_pipeline.domain.errors import (
 
 Verdict = Literal["retry", "park", "halt"]
 
-# Raised by the apply statements when an offset is not where this consumer left it.
-OFFSET_MOVED: Final = "RP001"
+# Classes whose primary message names servers and objects only. Others may quote values, above all
+# those that a user's own function raises.
+TOLD_IN_FULL: Final = ("08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58")
 
 # The longest matching prefix decides.
 VERDICTS: Final[dict[str, Verdict]] = {
@@ -50,9 +50,42 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "57014": "retry",  # statement timeout
     "57P": "retry",  # shutting down, starting up
     "58": "retry",  # system errors
-    "P0001": "park",  # raised by a user's trigger or check
+    "P0": "park",  # raised by a user's trigger or check
     "XX": "halt",  # corrupted data
 }
+
+# PostgreSQL's own classes that are not in the table: they halt. Any other state was made up by a
+# user's function, which refuses the event: park.
+OWN_CLASSES: Final = frozenset(
+    [
+        "00",
+        "01",
+        "02",
+        "03",
+        "09",
+        "0A",
+        "0B",
+        "0F",
+        "0L",
+        "0P",
+        "0Z",
+        "20",
+        "24",
+        "26",
+        "27",
+        "2B",
+        "2D",
+        "2F",
+        "34",
+        "38",
+        "39",
+        "3B",
+        "44",
+        "72",
+        "F0",
+        "HV",
+    ]
+)
 
 REMEDIES: Final[dict[str, str]] = {
     "28": "check the user, the password and pg_hba.conf",
@@ -66,22 +99,25 @@ REMEDIES: Final[dict[str, str]] = {
 
 
 def verdict(sqlstate: str) -> Verdict:
-    """What to do about an error; an unknown one halts, for going on might lose something."""
+    """What to do about an error. PostgreSQL's own that the table doesn't know halt: going on might
+    lose something.
+    """
     for length in range(5, 1, -1):
         if found := VERDICTS.get(sqlstate[:length]):
             return found
-    return "halt"
+    return "halt" if sqlstate[:2] in OWN_CLASSES else "park"
 
 
 def translate(error: psycopg.Error, doing: str) -> ReplicationError:
     """The verdict's error for ``error``; ``doing`` says what was attempted, for people."""
     state = error.sqlstate
     if state is None:
-        return TransientError(f"{doing}: the connection to PostgreSQL failed ({_kind(error)})")
-    if state == OFFSET_MOVED:
-        return OffsetConflictError("another consumer moved the offset first; reading again")
-    primary = (error.diag.message_primary or type(error).__name__).strip()
-    message = f"{doing}: {primary} (SQLSTATE {state})"
+        return _translate_client_side(error, doing)
+    message = (
+        f"{doing}: {(error.diag.message_primary or _kind(error)).strip()} (SQLSTATE {state})"
+        if state.startswith(TOLD_IN_FULL)
+        else _safe(error, doing)
+    )
     remedy = next((REMEDIES[state[:n]] for n in (5, 2) if state[:n] in REMEDIES), None)
     match verdict(state):
         case "retry":
@@ -92,13 +128,22 @@ def translate(error: psycopg.Error, doing: str) -> ReplicationError:
             return FatalError(message, remedy=remedy)
 
 
+def _translate_client_side(error: psycopg.Error, doing: str) -> ReplicationError:
+    """Errors that psycopg raised by itself: of the connection, of a value, or of this program."""
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return TransientError(f"{doing}: the connection to PostgreSQL failed ({_kind(error)})")
+    if isinstance(error, psycopg.DataError):
+        return PoisonError(f"{doing}: a value that can't be sent", reason="malformed")
+    return FatalError(f"{doing}: {_kind(error)}", remedy="this is a bug; please report it")
+
+
 def reason_of(sqlstate: str) -> str:
     """The reason under which an event with this error is parked."""
     if sqlstate == "23505":
         return "unique_conflict"
     if sqlstate == "42703":
         return "unknown_column"
-    if sqlstate.startswith("23") or sqlstate == "P0001":
+    if sqlstate.startswith(("23", "P0")):
         return "constraint"
     return "bad_value"
 
@@ -109,7 +154,10 @@ def translating(doing: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise translate(error, doing) from error
+        translated = translate(error, doing)
+        if isinstance(translated, PoisonError):
+            raise translated from None  # the original quotes row values
+        raise translated from error
 
 
 @contextmanager

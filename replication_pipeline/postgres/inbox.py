@@ -8,10 +8,10 @@ under row locks; this module only says which statement follows which.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -19,7 +19,12 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from replication_pipeline.domain.errors import FatalError, OffsetConflictError, PoisonError
+from replication_pipeline.domain.errors import (
+    FatalError,
+    OffsetConflictError,
+    PoisonError,
+    TransientError,
+)
 from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.domain.version import microseconds_of
@@ -27,7 +32,7 @@ from replication_pipeline.engine.apply import merge
 from replication_pipeline.engine.ports import PoisonErrorLike
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan, plan
-from replication_pipeline.postgres.catalog import parents_first, read_tables
+from replication_pipeline.postgres.catalog import Table, parents_first, read_tables
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.session import Session
@@ -54,6 +59,7 @@ class _Staged:
     parked: int = 0
     conflicts: int = 0
     lag: timedelta = timedelta()
+    parked_ids: Sequence[tuple[int]] = ()
 
 
 @dataclass(slots=True)
@@ -91,7 +97,8 @@ class PostgresInbox:
         with self._transaction("applying events") as connection:
             self._begin(connection)
             self._advance(connection, batch.advances)
-            result = self._apply_messages(connection, batch.messages, again=False)
+            parts = self._apply_messages(connection, batch.messages, again=False)
+            result = _sum(parts, batch.messages)
             self._count(connection, result)
             self._anything_parked |= bool(result.parked)
             return result
@@ -119,6 +126,7 @@ class PostgresInbox:
 
         Events whose reason still stands stay parked. Also renews the heartbeat of an idle worker.
         """
+        self._look_after()
         try:
             return self._retry(limit, eagerly=eagerly) or EMPTY
         except PoisonError:
@@ -137,7 +145,7 @@ class PostgresInbox:
 
     # --- one transaction -------------------------------------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self, doing: str) -> Iterator[psycopg.Connection]:
         """A transaction that commits at the end of the block. Any failure drops the connection, so
         that no half-known state is ever carried on.
@@ -198,7 +206,7 @@ class PostgresInbox:
 
     def _apply_messages(
         self, connection: psycopg.Connection, messages: Sequence[Message], *, again: bool
-    ) -> BatchResult:
+    ) -> list[_Staged]:
         parts = self._stage_all(connection, messages, again=again)
         self._guard_parents(connection, parts)
         for part in parts:
@@ -206,7 +214,7 @@ class PostgresInbox:
         self._delete_all(connection, parts)
         for part in parts:
             self._finish(connection, part)
-        return _sum(parts, messages)
+        return parts
 
     # --- the steps -------------------------------------------------------------------------------
 
@@ -240,7 +248,7 @@ class PostgresInbox:
         ).fetchone()
         assert row is not None
         incoming, well_formed, foreign, fresh, part.staged, oldest = row
-        if well_formed < incoming:
+        if not well_formed == incoming == len(part.messages):
             raise PoisonError(
                 f"{part.plan.table.name}: not an event of replication_pipeline",
                 reason="malformed",
@@ -256,17 +264,15 @@ class PostgresInbox:
         """No row is written whose parent is missing. A parent in the batch counts, unless it is
         parked itself: hence again and again until nothing more is parked.
         """
-        staged = {part.plan.table.relation: part.plan.table for part in parts}
+        # First without locks, then the parents that are left are locked, then once more: a parent
+        # that came in between belongs to an event that is parked already, and one that left is seen.
+        staged = _staged_tables(parts)
+        orphans = [s for part in parts for s in part.plan.park_orphans(staged)]
+        self._until_stable(connection, orphans)
         for part in parts:
             for statement in part.plan.lock_parents:
                 self._execute(connection, statement)
-        parked = 1
-        while parked:
-            parked = sum(
-                self._execute(connection, statement).rowcount
-                for part in parts
-                for statement in part.plan.park_orphans(staged)
-            )
+        self._until_stable(connection, orphans)
 
     def _write(self, connection: psycopg.Connection, part: _Staged) -> None:
         name = {"table": part.plan.table.name}
@@ -279,18 +285,27 @@ class PostgresInbox:
         self._execute(connection, part.plan.upsert(), {"missing": None})
         for (missing,) in self._execute(connection, part.plan.column_sets).fetchall():
             self._execute(connection, part.plan.upsert(missing), {"missing": missing})
-        self._execute(connection, part.plan.sweep_resurrected, name)
+        if self._execute(connection, part.plan.sweep_resurrected, name).rowcount:
+            raise TransientError(
+                f"contour {self.settings.contour.name}: rows of {part.plan.table.name} were deleted "
+                "here while the batch was applied; it is decided again"
+            )
 
     def _delete_all(self, connection: psycopg.Connection, parts: list[_Staged]) -> None:
+        staged = _staged_tables(parts)
+        self._until_stable(
+            connection, [s for part in parts for s in part.plan.park_referenced(staged)]
+        )
         for part in reversed(parts):
-            parked = 1
-            while parked:
-                parked = sum(
-                    self._execute(connection, statement).rowcount
-                    for statement in part.plan.park_referenced
-                )
             self._execute(connection, part.plan.bury, {"table": part.plan.table.name})
             self._execute(connection, part.plan.delete_rows)
+
+    def _until_stable(
+        self, connection: psycopg.Connection, statements: Sequence[sql.Composed]
+    ) -> None:
+        """Repeat: what is parked by one statement may be what another one relied on."""
+        while sum(self._execute(connection, statement).rowcount for statement in statements):
+            pass
 
     def _finish(self, connection: psycopg.Connection, part: _Staged) -> None:
         row = self._execute(connection, part.plan.count_verdicts).fetchone()
@@ -300,7 +315,7 @@ class PostgresInbox:
         if part.parked:
             seqs = [s for s, _ in self._execute(connection, part.plan.parked_seqs)]
             messages = [part.messages[seq - 1] for seq in seqs]
-            self._execute(
+            part.parked_ids = self._execute(
                 connection,
                 part.plan.park_staged,
                 {
@@ -311,15 +326,22 @@ class PostgresInbox:
                     "offsets": [m.offset for m in messages],
                     "events": [m.value for m in messages],
                 },
-            )
+            ).fetchall()
 
     # --- parked events and tombstones ------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """Heartbeat, and deletes that are ready to settle. One that can't is left for next time."""
+        with (
+            contextlib.suppress(PoisonError),
+            self._transaction("settling deletes") as connection,
+        ):
+            self._beat(connection)
+            self._settle(connection)
 
     def _retry(self, limit: int, *, eagerly: bool) -> BatchResult | None:
         """One transaction over at most ``limit`` parked events; ``None`` when none is due."""
         with self._transaction("retrying parked events") as connection:
-            self._beat(connection)
-            self._settle(connection)
             rows = connection.execute(
                 SQL["claim_parked"],
                 {"tables": list(self.settings.tables), "limit": limit, "eagerly": eagerly},
@@ -335,17 +357,23 @@ class PostgresInbox:
             self._begin(connection)
             try:
                 with connection.transaction(), translating("applying a parked event"):
-                    applied = self._apply_messages(connection, messages, again=True)
+                    parts = self._apply_messages(connection, messages, again=True)
+                    connection.execute(SQL["check_constraints"])  # not only at commit
             except PoisonError as error:
                 if len(messages) > 1:
                     raise
                 self._park_message(connection, messages[0], error)
                 return EMPTY
-            done = connection.execute(
-                SQL["remove_parked"], {"ids": [row[0] for row in rows]}
-            ).rowcount
+            still = {id_ for part in parts for (id_,) in part.parked_ids}
+            ids = [row[0] for row in rows if row[0] not in still]
+            done = connection.execute(SQL["remove_parked"], {"ids": ids}).rowcount
             result = replace(
-                applied, count=done, processed=done, parked=0, failed=0, lag=timedelta()
+                _sum(parts, messages),
+                count=done,
+                processed=done,
+                parked=0,
+                failed=0,
+                lag=timedelta(),
             )
             self._count(connection, result)
             return result
@@ -397,7 +425,7 @@ class PostgresInbox:
         if {p.table for p in self._plans.values()} != set(current.values()):
             self._plans = {name: plan(table) for name, table in current.items()}
             for table_plan in self._plans.values():
-                connection.execute(table_plan.create_stage)
+                self._execute(connection, table_plan.create_stage)
         connection.commit()
         self._plans_due = now + PLANS_EVERY
 
@@ -441,7 +469,16 @@ class PostgresInbox:
         )
 
 
+def _staged_tables(parts: Sequence[_Staged]) -> dict[int, Table]:
+    return {part.plan.table.relation: part.plan.table for part in parts}
+
+
 def _json_array(messages: Sequence[Message]) -> str:
+    """The messages as one array. One that is no object would shift the others' places: refused."""
+    for message in messages:
+        value = (message.value or b"").strip()
+        if value[:1] != b"{" or value[-1:] != b"}":
+            raise PoisonError("an event is not a JSON object", reason="malformed")
     try:
         return "[" + ",".join((m.value or b"null").decode() for m in messages) + "]"
     except UnicodeDecodeError:

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.types.string import ByteaBinaryLoader
 
 from replication_pipeline import __version__
+from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import BatchResult, Claim, ClaimedEvent, DeliveryFailure
 from replication_pipeline.domain.names import TableName
 from replication_pipeline.postgres import queries
@@ -57,7 +58,7 @@ class PostgresOutbox:
             connection = self._connection()
             self._beat(connection)
             self._renew_share(connection)
-            row = connection.execute(SQL["anything_waiting"]).fetchone()
+            row = connection.execute(SQL["anything_waiting"], prepare=True).fetchone()
             if not (row and row[0]):
                 connection.rollback()
                 return None
@@ -74,9 +75,13 @@ class PostgresOutbox:
     ) -> int:
         """Mark what Kafka has, count what it refused, and commit. Returns the newly parked."""
         with self._translating("marking published events"):
-            connection = self._connection()
+            connection, new = self._session.connection()
+            if new:  # the claim's locks went with the connection that held them
+                raise TransientError(
+                    f"contour {self.settings.contour.name}: the connection that held the claim is gone"
+                )
             if published:
-                connection.execute(SQL["mark_published"], {"ids": list(published)})
+                connection.execute(SQL["mark_published"], {"ids": list(published)}, prepare=True)
             parked = 0
             if refused:
                 cursor = connection.execute(
@@ -141,9 +146,9 @@ class PostgresOutbox:
         )
 
     def _lock_shards(self, connection: psycopg.Connection) -> list[int]:
-        self._rotation = (self._rotation + self._share) % SHARDS
+        self._rotation = (self._rotation + 1) % SHARDS  # another shard goes first each time
         rows = connection.execute(
-            SQL["lock_shards"], {"rotation": self._rotation, "share": self._share}
+            SQL["lock_shards"], {"rotation": self._rotation, "share": self._share}, prepare=True
         )
         return [shard for (shard,) in rows]
 
@@ -152,7 +157,9 @@ class PostgresOutbox:
     ) -> tuple[tuple[ClaimedEvent, ...], datetime | None]:
         cursor = connection.cursor(binary=True)
         cursor.execute(
-            SQL["claim"], {"shards": shards, "limit": limit, "source": self._source(connection)}
+            SQL["claim"],
+            {"shards": shards, "limit": limit, "source": self._source(connection)},
+            prepare=True,
         )
         rows: list[tuple[int, bytes, bytes, int, datetime, bytes]] = cursor.fetchall()
         events = tuple(

@@ -325,6 +325,97 @@ def test_a_tree_in_one_table_comes_and_goes_in_one_batch(
     assert b.value("select count(*) from replication.parked_events") == 0
 
 
+def test_rows_that_reference_each_other_go_together(
+    make_contours: MakeContours, feed_of: MakeFeed
+) -> None:
+    a, b = make_contours(
+        "create table left_rows (id int primary key, other int); "
+        "create table right_rows (id int primary key, other int references left_rows); "
+        "alter table left_rows add foreign key (other) references right_rows",
+        ["left_rows", "right_rows"],
+    )
+    a.run("insert into left_rows values (1, null); insert into right_rows values (1, 1)")
+    a.run("update left_rows set other = 1")
+    left, right = feed_of(b, "left_rows"), feed_of(b, "right_rows")
+    for value in take(a):
+        (left if b'"table":"left_rows"' in value else right).apply([value])
+    assert same_rows([a, b], "left_rows")
+    a.run("update left_rows set other = null; delete from right_rows; delete from left_rows")
+    gone = [value for value in take(a) if b'"op":"d"' in value]
+    messages = left.batch([gone[1]]), right.batch([gone[0]])
+    if b'"table":"left_rows"' in gone[0]:
+        messages = left.batch([gone[0]]), right.batch([gone[1]])
+    left.inbox.apply(
+        Consumed(
+            messages[0].messages + messages[1].messages,
+            messages[0].advances + messages[1].advances,
+        )
+    )
+    assert b.run("select 1 from left_rows union all select 1 from right_rows") == []
+    assert b.value("select count(*) from replication.parked_events") == 0
+
+
+def test_a_delete_does_not_settle_on_a_row_with_children(
+    make_contours: MakeContours, feed_of: MakeFeed
+) -> None:
+    a, b = make_contours(FAMILY, FAMILY_TABLES)
+    local = b.session()
+    local.execute("insert into parents values (1, 'unseen')")
+    local.execute("insert into children values (7, 1)")
+    a.run("insert into parents values (1); delete from parents")
+    parents = feed_of(b, "parents")
+    parents.apply(take(a))
+    local.commit()
+    for _ in range(5):
+        parents.inbox.retry_parked(10, eagerly=False)
+    orphans = (
+        "select count(*) from children c where not exists (select from parents where id = c.parent)"
+    )
+    assert b.value(orphans) == 0
+    b.run("delete from children")
+    for _ in range(5):
+        parents.inbox.retry_parked(10, eagerly=False)
+    assert b.value("select count(*) from parents") == 0
+
+
+ODD = """
+create domain named as text not null;
+create table "odd %s" (
+  i inet, c text, r int, "100%" int primary key, s named, version int, seq text, excluded text,
+  serial int generated always as identity, doubled int generated always as (r * 2) stored
+)
+"""
+
+
+def test_columns_may_be_called_anything_and_be_made_by_the_database(
+    make_contours: MakeContours, feed_of: MakeFeed
+) -> None:
+    a, b = make_contours(ODD, ["odd %s"])
+    a.app.execute("insert into \"odd %s\" (i, c, r, \"100%\", s) values ('::1', 'x', 4, 1, 'n')")
+    b_feed = feed_of(b, "odd %s")
+    b_feed.apply(take(a))
+    a.app.execute("update \"odd %s\" set r = 5, s = 'm'")
+    b.app.execute('update "odd %s" set r = 6')
+    b_feed.apply(take(a))
+    feed_of(a, "odd %s").apply(take(b))
+    assert same_rows([a, b], '"odd %s"')
+    assert a.value("select count(*) from replication_conflicts") == 1
+    a.app.execute('delete from "odd %s"')
+    b_feed.apply(take(a))
+    assert b.app.execute('select count(*) from "odd %s"').fetchone() == (0,)
+    assert b.value("select count(*) from replication.parked_events") == 0
+
+
+def test_an_offset_is_made_only_from_the_beginning(users: list[Contour], feed_of: MakeFeed) -> None:
+    a, b = users
+    a.run("insert into users (id) values (1)")
+    feed = feed_of(b)
+    feed.offset = 500
+    with pytest.raises(OffsetConflictError):
+        feed.apply(take(a))
+    assert b.value("select count(*) from users") == 0
+
+
 def test_families_from_both_sides_are_equal_in_the_end(
     make_contours: MakeContours, kafka: EmbeddedKafka
 ) -> None:
@@ -365,6 +456,9 @@ GARBAGE = [
     b'"text"',
     b"\xff\xfe",
     b'{"source":{},"op":"t"}',
+    b" ",
+    b"{},{}",
+    b"{\x00}",
     b'{"source":{"contour":"x","event_id":"no uuid","row_version":"1"},"op":"c","after":{"id":1}}',
     b'{"source":{"contour":"x","event_id":"7d444840-9dc0-11d1-b245-5ffdce74fad2"},"op":"c"}',
 ]

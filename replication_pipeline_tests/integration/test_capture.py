@@ -299,6 +299,54 @@ def test_a_new_row_is_lifted_above_its_tombstone(users: Contour) -> None:
     assert users.value("show session_replication_role") == "origin"
 
 
+def test_a_row_that_a_trigger_brings_back_is_not_deleted_elsewhere(users: Contour) -> None:
+    users.run(
+        "create function again() returns trigger language plpgsql as "
+        "$$ begin insert into users (id, name) values (old.id, 'again'); return null; end $$; "
+        "create trigger again after delete on users for each row execute function again()"
+    )
+    users.run("insert into users (id) values (1)")
+    users.run("delete from users")
+    assert operations(users) == [("INSERT", '{"id":1}'), ("INSERT", '{"id":1}')]
+    assert users.value("select count(*) from replication_tombstones") == 0
+
+
+def test_lifting_leaves_alone_what_a_trigger_has_changed_since(users: Contour) -> None:
+    users.run("insert into users (id) values (1); delete from users")
+    ahead = "((extract(epoch from now() + interval '1 hour') * 1000000)::bigint << 10) | 2"
+    users.run(f"update replication_tombstones set version = {ahead}")
+    users.run(
+        "create function touch() returns trigger language plpgsql as "
+        "$$ begin update users set name = name || '+' where id = new.id; return null; end $$; "
+        "create trigger touch after insert on users for each row execute function touch()"
+    )
+    users.run("insert into users (id, name) values (1, 'x')")
+    newest = (
+        "select version, payload ->> 'name' from replication_queue order by version desc limit 1"
+    )
+    assert users.run(newest) == users.run("select replication_version, name from users")
+    assert users.run("select name from users") == [("x+",)]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_an_old_snapshot_can_not_insert_below_a_newer_tombstone(users: Contour, level: str) -> None:
+    with users.session() as session:
+        session.execute(f"set transaction isolation level {level}")
+        session.execute("select count(*) from users")  # takes the snapshot
+        users.run(
+            "insert into replication_tombstones (table_name, record_key, version) "
+            "values ('users', '{\"id\":1}', 9000000000000000000)"
+        )
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            session.execute("insert into users (id) values (1)")
+        session.rollback()
+        session.execute(f"set transaction isolation level {level}")
+        session.execute("insert into users (id) values (2)")
+        session.execute("update users set name = 'x'")
+        session.commit()
+    assert operations(users) == [("INSERT", '{"id":2}'), ("UPDATE", '{"id":2}')]
+
+
 def test_a_clock_that_jumps_back_does_not_turn_versions_back(users: Contour) -> None:
     users.run("insert into users (id) values (1)")
     users.run("select replication.install_clock(interval '-1 hour')")
@@ -318,6 +366,14 @@ def test_a_clock_that_jumps_back_does_not_turn_versions_back(users: Contour) -> 
         ("create table p (id int primary key) partition by range (id)", "p", "partitioned"),
         ("create table i (id int primary key); create table k () inherits (i)", "i", "inheritance"),
         ("create table f (id float8 primary key)", "f", "key column id"),
+        ("create table n (id numeric primary key)", "n", "key column id"),
+        ("create extension citext; create table c (id citext primary key)", "c", "key column id"),
+        ("create table x (id int primary key, e text unique deferrable)", "x", "deferrable unique"),
+        (
+            "create table s (id int primary key); alter table s enable row level security",
+            "s",
+            "row level security",
+        ),
         ("create table o (id int primary key, replication_version text)", "o", "of its own"),
         ("select 1", "missing", "does not exist"),
     ],

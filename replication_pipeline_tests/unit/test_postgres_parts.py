@@ -50,7 +50,8 @@ def test_every_file_of_queries_parses(file: str) -> None:
         ("42501", "halt"),
         ("28P01", "halt"),
         ("XX001", "halt"),
-        ("ZZ999", "halt"),
+        ("0A000", "halt"),
+        ("ZZ999", "park"),
     ],
 )
 def test_each_sqlstate_has_a_verdict(sqlstate: str, verdict: str) -> None:
@@ -62,8 +63,8 @@ def test_each_sqlstate_has_a_verdict(sqlstate: str, verdict: str) -> None:
     [
         (psycopg.errors.DeadlockDetected("x"), TransientError),
         (psycopg.OperationalError("connection refused to secret-host"), TransientError),
-        (psycopg.errors.UniqueViolation("x"), PoisonError),
         (psycopg.errors.UndefinedTable("x"), FatalError),
+        (psycopg.ProgrammingError("our mistake"), FatalError),
     ],
 )
 def test_errors_are_translated_with_their_cause_kept(
@@ -73,6 +74,17 @@ def test_errors_are_translated_with_their_cause_kept(
         raise raised
     assert error.value.__cause__ is raised
     assert "secret-host" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "raised", [psycopg.errors.UniqueViolation("canary"), psycopg.DataError("canary")]
+)
+def test_errors_that_quote_rows_are_not_kept(raised: psycopg.Error) -> None:
+    with pytest.raises(PoisonError) as error, failures.translating("contour a"):
+        raise raised
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__
+    assert "canary" not in str(error.value)
 
 
 def table(name: str, relation: int, *references: int) -> Table:

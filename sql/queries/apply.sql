@@ -21,6 +21,9 @@ select set_config('session_replication_role', 'replica', true)
 -- name: defer_constraints
 set constraints all deferred
 
+-- name: check_constraints
+set constraints all immediate
+
 -- name: advance_offsets
 -- Compare and set, first of all: a consumer whose partitions moved away meanwhile finds another
 -- offset than it left and loses everything it was about to do. Lock: the offset rows.
@@ -31,7 +34,9 @@ with wanted as (
    order by topic, partition
 ), moved as (
   insert into replication.consumer_offsets as o (topic, partition, next_offset, high_watermark)
-  select topic, partition, next_offset, high_watermark from wanted
+  select topic, partition, next_offset, high_watermark from wanted w
+   where w.expected = 0 or exists (select from replication.consumer_offsets o
+                                    where o.topic = w.topic and o.partition = w.partition)
   on conflict (topic, partition) do update
      set next_offset = excluded.next_offset, high_watermark = excluded.high_watermark,
          updated_at = clock_timestamp()
@@ -135,6 +140,7 @@ select count(*) from (
   select 1 from {parent} p
    where exists (select from {stage} s
                   where s.verdict = 'apply' and s.op <> 'd' and {parent_matches})
+   order by {parent_columns}
    for key share of p) locked
 
 -- name: park_orphans
@@ -155,8 +161,8 @@ with found as (
   select %(table)s, s.record_key, s.event_id, s.contour, s.version, s.base_version,
          greatest(s.current_version, s.buried_version),
          case when s.verdict = 'skip' then 'current' else 'incoming' end,
-         case when s.op <> 'd' then (select row_to_json(i) from (select {staged_columns}) i) end,
-         (select row_to_json(c) from (select {target_columns}) c where t.replication_version is not null)
+         case when s.op <> 'd' then (select row_to_json(i.*) from (select {staged_columns}) i) end,
+         (select row_to_json(c.*) from (select {target_columns}) c where t.replication_version is not null)
     from {stage} s left join {table} t on {same_key}
    where s.verdict in ('apply', 'skip') and s.op in ('u', 'd', 'c')
      and greatest(s.current_version, s.buried_version) > coalesce(s.base_version, 0)
@@ -199,7 +205,7 @@ update {stage} s
    set verdict = 'park', reason = 'referenced', detail = {constraint_name}
   from {table} t
  where s.verdict = 'apply' and s.op = 'd' and {same_key}
-   and exists (select from {child} c where {child_matches} {not_itself})
+   and exists (select from {child} c where {child_matches} {and_not_leaving})
 
 -- name: bury
 -- The tombstone comes first; a local insert that waits for the row finds it. `unsettled`: the row
@@ -230,6 +236,7 @@ select m.topic, m.partition, m.kafka_offset, s.event_id, %(table)s, s.record_key
 on conflict (topic, partition, kafka_offset) do update
    set reason = excluded.reason, detail = excluded.detail, attempts = p.attempts + 1,
        retried_at = clock_timestamp()
+returning p.id
 
 -- name: parked_seqs
 select seq, reason from {stage} where verdict = 'park' order by seq
@@ -260,8 +267,7 @@ select id, topic, partition, kafka_offset, event from replication.parked_events
 select exists (select from replication.parked_events)
 
 -- name: remove_parked
--- Those that were not parked once more within this transaction.
-delete from replication.parked_events where id = any(%(ids)s::bigint[]) and retried_at < now()
+delete from replication.parked_events where id = any(%(ids)s::bigint[])
 
 -- name: anything_unsettled
 -- Index: replication_tombstones_unsettled.
@@ -280,7 +286,8 @@ update replication.replication_tombstones
 -- name: settle
 -- All those transactions are over: a row at or below its tombstone came in unseen, and goes.
 -- Index: replication_tombstones_unsettled, then the primary key of the table. Locks: tombstones that
--- nobody else holds; those of a writer in the middle of a delete can wait for the next time.
+-- nobody else holds; those of a writer in the middle of a delete can wait for the next time, and so
+-- does a row that has children.
 with ripe as (
   update replication.replication_tombstones b set unsettled = false, settle_horizon = null
    where b.ctid = any(array(
@@ -288,6 +295,7 @@ with ripe as (
       where table_name = %(table)s and unsettled
         and settle_horizon <= pg_snapshot_xmin(pg_current_snapshot())
         for update skip locked))
+     {and_not_referenced}
   returning b.record_key, b.version
 )
 delete from {table} t using ripe b, jsonb_to_record(b.record_key::jsonb) as r({key_definitions})

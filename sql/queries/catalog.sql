@@ -9,10 +9,13 @@ select r.table_name, r.relation::oid::bigint, n.nspname, c.relname, r.key_column
  where r.table_name = any(%(tables)s::text[])
 
 -- name: columns
--- The base type decides the wire form; domains keep their own name so that their checks apply.
-select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       replication.base_type(a.atttypid)::regtype::text
-  from pg_catalog.pg_attribute a
+-- The base type decides the wire form, and stands in for a domain until the row is written: a delete
+-- has only the key, which a NOT NULL domain elsewhere in the row must not refuse.
+select a.attname,
+       case when t.typtype = 'd' then replication.base_type(a.atttypid)::regtype::text
+            else pg_catalog.format_type(a.atttypid, a.atttypmod) end,
+       replication.base_type(a.atttypid)::regtype::text, a.attidentity = 'a'
+  from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
  where a.attrelid = %(relation)s::oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
    and a.attname <> 'replication_version'
  order by a.attnum

@@ -76,9 +76,19 @@ begin
   -- Keys are compared as text between contours: 1.0 and 1.00, or -0 and 0, must not be two keys.
   select a.attname into bad_key from pg_attribute a
    where a.attrelid = relation and a.attnum = any(key.conkey)
-     and (replication.base_type(a.atttypid) in ('float4'::regtype, 'float8'::regtype, 'bytea'::regtype)
-          or (replication.base_type(a.atttypid) = 'numeric'::regtype and a.atttypmod < 0)
-          or (select typcategory from pg_type where oid = replication.base_type(a.atttypid)) in ('A', 'C', 'R'));
+     and not coalesce((
+       select case
+         when b.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype,
+                        'uuid'::regtype, 'date'::regtype, 'time'::regtype, 'timestamp'::regtype,
+                        'timestamptz'::regtype, 'oid'::regtype, 'inet'::regtype, 'cidr'::regtype,
+                        'macaddr'::regtype, 'macaddr8'::regtype, 'pg_lsn'::regtype) then true
+         when b.oid in ('numeric'::regtype, 'bpchar'::regtype)
+              then coalesce(nullif(a.atttypmod, -1), (select typtypmod from pg_type where oid = a.atttypid)) <> -1
+         when b.oid in ('text'::regtype, 'varchar'::regtype)
+              then (select collisdeterministic from pg_collation where oid = a.attcollation)
+         else b.typtype = 'e' end
+         from pg_type b where b.oid = replication.base_type(a.atttypid)), false)
+   limit 1;
   if c.oid is null then
     problem := 'it does not exist';
     remedy := 'Give the name of an existing table.';
@@ -105,8 +115,14 @@ begin
     problem := 'its primary key is deferrable';
     remedy := 'Make the key NOT DEFERRABLE: upserts can''t use a deferrable one.';
   elsif bad_key is not null then
-    problem := format('its key column %s has a type whose text is not unique', bad_key);
-    remedy := 'Use a key of integers, text, uuid, dates or numerics of fixed scale.';
+    problem := format('its key column %s has a type whose equal values may have different texts', bad_key);
+    remedy := 'Use a key of integers, text, uuid, dates, enums or numerics of fixed scale.';
+  elsif exists (select from pg_constraint where conrelid = relation and contype in ('u', 'x') and condeferrable) then
+    problem := 'it has a deferrable unique or exclusion constraint';
+    remedy := 'Make it NOT DEFERRABLE: deferrable ones are not checked while remote changes are applied.';
+  elsif c.relrowsecurity then
+    problem := 'it has row level security';
+    remedy := 'ALTER TABLE … DISABLE ROW LEVEL SECURITY: policies would hide rows from the applier.';
   elsif exists (select from pg_attribute where attrelid = relation and attname = 'replication_version'
                    and not attisdropped and (atttypid <> 'bigint'::regtype or not attnotnull)) then
     problem := 'it has a column replication_version of its own';
