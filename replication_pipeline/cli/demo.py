@@ -45,7 +45,7 @@ def demo(
         from replication_pipeline.demo.run import Options, run
     except ImportError as error:
         raise ConfigurationError(
-            f"the demo can't run: {error}",
+            str(error).partition(". Install")[0],
             remedy="pip install 'replication_pipeline[demo]'",
         ) from error
     raise typer.Exit(run(Options(state=state, seconds=seconds, rate=rate, fresh=fresh, ui=ui)))

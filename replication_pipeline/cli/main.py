@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from replication_pipeline import __version__
 from replication_pipeline.cli import demo, inspect, parked, setup, windows
@@ -52,7 +53,7 @@ def main() -> None:
         app()
     except ReplicationError as error:
         console = Console(stderr=True, highlight=False)
-        console.print(f"[bold red]error[/] {error.message}", soft_wrap=True)
+        console.print(f"[bold red]error[/] {escape(error.message)}", soft_wrap=True)
         if error.remedy:
             console.print(f"  → {error.remedy}", soft_wrap=True, markup=False)
         sys.exit(error.exit_code)

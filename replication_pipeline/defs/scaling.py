@@ -31,6 +31,10 @@ from replication_pipeline.domain.health import ContourStatus, desired_windows
 # cost little.
 HANDOVER: Final = timedelta(seconds=20)
 
+# A window's first line marks its run with the process. A run that has "started" for so long without
+# the mark died before it, and nobody could report that.
+UNMARKED: Final = timedelta(seconds=60)
+
 FIRST_PAUSE: Final = timedelta(seconds=5)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
 FAILURES_READ: Final = 8
@@ -145,14 +149,15 @@ def live_windows(instance: dg.DagsterInstance, lane: Lane, now: float) -> Sequen
     records = instance.get_run_records(
         dg.RunsFilter(job_name=lane.job, tags=lane.identity, statuses=LIVE)
     )
-    return [
-        LiveWindow(
-            length=_length(record.dagster_run.tags, lane),
-            age=None if record.start_time is None else timedelta(seconds=now - record.start_time),
-            gone=is_gone(record.dagster_run.tags.get(PROCESS_TAG)),
-        )
-        for record in records
-    ]
+    return [_live_window(record, lane, now) for record in records]
+
+
+def _live_window(record: dg.RunRecord, lane: Lane, now: float) -> LiveWindow:
+    tags = record.dagster_run.tags
+    mark = tags.get(PROCESS_TAG)
+    age = None if record.start_time is None else timedelta(seconds=now - record.start_time)
+    unmarked = mark is None and age is not None and age > UNMARKED
+    return LiveWindow(length=_length(tags, lane), age=age, gone=unmarked or is_gone(mark))
 
 
 def recent_failures(instance: dg.DagsterInstance, lane: Lane, now: float) -> Failures:

@@ -143,9 +143,11 @@ def run_window(
     )
     # What this run really is, for the sensor and for Dagster's monitor (an operator may have chosen
     # another length), and the instance, which leads from the run to its log lines.
-    tags = {**lane.time_tags(length), INSTANCE_TAG: instance}
-    if process := mark():
-        tags[PROCESS_TAG] = process
+    tags = {
+        **lane.time_tags(length),
+        INSTANCE_TAG: instance,
+        PROCESS_TAG: mark() or "unknown",  # always marked: a run without a mark is taken for dead
+    }
     context.instance.add_run_tags(context.run_id, tags)
     report = WindowReport(context, settings, lane.role, instance)
     with stop_on_signals(StopToken()) as stop:

@@ -10,34 +10,37 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 
 class StopToken:
-    """A flag that is set once. Safe to set from a signal handler or another thread."""
+    """A flag that is set once. Safe to set from a signal handler or another thread.
+
+    Not a ``threading.Event``: its ``set`` takes a lock that the interrupted thread may hold, and a
+    handler that waits for its own thread waits for ever. ``SimpleQueue.put`` is reentrant.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self.reason: str | None = None
 
     def set(self, reason: str = "asked to stop") -> None:
         """Ask the loop to end after the batch in hand."""
         self.reason = self.reason or reason
-        self._event.set()
+        self._wake.put(None)
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
-
-    @property
-    def event(self) -> threading.Event:
-        """For libraries that sleep on an event."""
-        return self._event
+        return self.reason is not None
 
     def wait(self, timeout: timedelta) -> bool:
         """Sleep at most ``timeout``; true when asked to stop."""
-        return self._event.wait(timeout.total_seconds())
+        if not self:
+            with suppress(Empty):
+                self._wake.get(timeout=max(0.0, timeout.total_seconds()))
+        return bool(self)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from tenacity import (
     RetryError,
     Retrying,
     retry_if_exception_type,
-    sleep_using_event,
     wait_random_exponential,
 )
 
@@ -102,6 +101,9 @@ class Window:
             return "time"
         return None
 
+    def _pause(self, seconds: float) -> None:
+        self.stop.wait(timedelta(seconds=seconds))
+
     def _retrying(self, totals: WindowTotals, deadline: float | None) -> Retrying:
         def over(_: RetryCallState) -> bool:
             return bool(self.stop) or (deadline is not None and time.monotonic() >= deadline)
@@ -119,7 +121,7 @@ class Window:
             # Full jitter, so that workers which failed together don't come back together.
             wait=wait_random_exponential(multiplier=0.1, max=LONGEST_RETRY_PAUSE.total_seconds()),
             stop=over,
-            sleep=sleep_using_event(self.stop.event),
+            sleep=self._pause,
             before_sleep=give_up_attempt,
         )
 

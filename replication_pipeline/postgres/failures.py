@@ -56,35 +56,9 @@ VERDICTS: Final[dict[str, Verdict]] = {
 
 # PostgreSQL's own classes that are not in the table: they halt. Any other state was made up by a
 # user's function, which refuses the event: park.
-OWN_CLASSES: Final = frozenset(
-    [
-        "00",
-        "01",
-        "02",
-        "03",
-        "09",
-        "0A",
-        "0B",
-        "0F",
-        "0L",
-        "0P",
-        "0Z",
-        "20",
-        "24",
-        "26",
-        "27",
-        "2B",
-        "2D",
-        "2F",
-        "34",
-        "38",
-        "39",
-        "3B",
-        "44",
-        "72",
-        "F0",
-        "HV",
-    ]
+OWN_CLASSES: Final = (
+    *("00", "01", "02", "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "20", "24", "26", "27"),
+    *("2B", "2D", "2F", "34", "38", "39", "3B", "44", "72", "F0", "HV"),
 )
 
 REMEDIES: Final[dict[str, str]] = {

@@ -118,9 +118,12 @@ def run(
     *,
     lane: Lane = LANE,
     age: float = 0.0,
+    marked: bool = True,
     **tags: str,
 ) -> str:
-    """A run record of ``lane``; a started one has run for ``age`` seconds."""
+    """A run record of ``lane``; a started one has run for ``age`` seconds, marked on another host."""
+    if marked and status is dg.DagsterRunStatus.STARTED:
+        tags = {"process": "elsewhere/1/1"} | tags
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("a"), "__repository__")
     record: dg.DagsterRun = create_run_for_test(
         instance,
@@ -288,6 +291,16 @@ def test_the_successor_is_requested_before_the_end_and_once(
     assert count(requested(instance, settings, Waiting())) == 1
     run(instance, dg.DagsterRunStatus.QUEUED)
     assert count(requested(instance, settings, Waiting())) == 0
+
+
+def test_a_run_that_died_before_its_first_line_is_replaced(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    run(instance, dg.DagsterRunStatus.STARTED, age=50, marked=False)
+    assert count(requested(instance, settings, Waiting())) == 0
+    instance.wipe()
+    run(instance, dg.DagsterRunStatus.STARTED, age=70, marked=False)
+    assert count(requested(instance, settings, Waiting())) == 1
 
 
 def test_a_window_launched_by_hand_is_taken_at_its_own_length(
