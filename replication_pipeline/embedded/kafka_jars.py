@@ -9,19 +9,17 @@ each jar is read through once to compare its checksums, and the draft is renamed
 fetches at a time; the others wait for it. A copied cache works on a machine without network.
 """
 
-import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jgo.maven import MavenContext
 
 from replication_pipeline.embedded.process import EmbeddedServerError
+from replication_pipeline.embedded.state import exclusive
 
 KAFKA_VERSION = "4.1.2"
 SLF4J_VERSION = "1.7.36"  # Kafka 4.1's API version; another binding major would not log at all
@@ -35,7 +33,7 @@ def kafka_classpath(version: str = KAFKA_VERSION) -> list[Path]:
     if cached is not None:
         return cached
     home.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(home.with_name(f"{home.name}.lock")):
+    with exclusive(home.with_name(f"{home.name}.lock")):
         cached = _read_classpath(home)  # another process may have filled it meanwhile
         if cached is not None:
             return cached
@@ -103,10 +101,3 @@ def _check(jar: Path) -> None:
         broken = archive.testzip()
     if broken is not None:
         raise EmbeddedServerError(f"{jar.name} arrived damaged (at {broken}); try again.")
-
-
-@contextlib.contextmanager
-def _exclusive(lock_file: Path) -> Iterator[None]:
-    with lock_file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

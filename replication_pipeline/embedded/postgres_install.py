@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from replication_pipeline.embedded.process import EmbeddedServerError
+from replication_pipeline.embedded.state import exclusive
 
 UNPRIVILEGED_USER = "nobody"
 """Exists everywhere. `postgres` would be wrong: with local trust, whoever connects can run
@@ -55,7 +56,11 @@ def install_for(user: str | None) -> PostgresInstall:
     install = packaged_install()
     if user is None or open_to_everyone(install.program("postgres")):
         return install
-    return PostgresInstall(_public_copy(install.root.resolve()))
+    root = install.root.resolve()
+    copy = _copy_of(root)
+    # Servers start side by side: the first one copies, the others wait for the whole.
+    with exclusive(copy.with_name(f"{copy.name}.lock")):
+        return PostgresInstall(_public_copy(root, copy))
 
 
 def open_to_everyone(path: Path) -> bool:
@@ -66,15 +71,19 @@ def open_to_everyone(path: Path) -> bool:
     )
 
 
-def _public_copy(root: Path) -> Path:
+def _copy_of(root: Path) -> Path:
+    source = root.parent.parent
+    tag = hashlib.sha256(f"{source} {os.geteuid()}".encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()).resolve() / f"replication_pipeline-postgresql-{tag}"
+
+
+def _public_copy(root: Path, copy: Path) -> Path:
     # The wheel keeps libpq beside the package, and the programs look for it there by a relative
     # path, so the copy has the same layout as the packages' directory.
     package = root.parent
     source = package.parent
     parts = [root, package.with_name(f"{package.name}.libs")]
     wanted = _sizes(source, parts)
-    tag = hashlib.sha256(f"{source} {os.geteuid()}".encode()).hexdigest()[:12]
-    copy = Path(tempfile.gettempdir()).resolve() / f"replication_pipeline-postgresql-{tag}"
     copied_root = copy / root.relative_to(source)
     if copy.is_symlink() or copy.exists():
         owner = copy.lstat()
@@ -95,11 +104,7 @@ def _public_copy(root: Path) -> Path:
                 executable = entry.is_dir() or entry.stat().st_mode & stat.S_IXUSR
                 entry.chmod(0o755 if executable else 0o644)
         shutil.rmtree(copy, ignore_errors=True)
-        try:
-            draft.rename(copy)
-        except OSError:
-            if _sizes(copy, [copy]) != wanted:  # else another process made the same copy first
-                raise
+        draft.rename(copy)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return copied_root

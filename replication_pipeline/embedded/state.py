@@ -6,10 +6,11 @@ configuration stay right over restarts; a server that outlived its owner is reco
 working directory, never by a process id from a file, which may long belong to someone else.
 """
 
+import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -104,3 +105,17 @@ def kill_all(processes: Sequence[psutil.Process], *, grace: float) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(lingering, timeout=10)
+
+
+@contextlib.contextmanager
+def exclusive(lock_file: Path) -> Iterator[None]:
+    """One holder of `lock_file` at a time, thread or process; the others wait.
+
+    A symbolic link is refused, so that a lock in a directory open to all can't be led elsewhere.
+    """
+    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

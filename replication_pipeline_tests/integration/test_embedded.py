@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -112,6 +113,7 @@ def test_a_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 
 START_AND_WAIT = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from replication_pipeline.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1])).start()
@@ -205,3 +207,20 @@ def test_kafka_carries_a_message_and_survives_a_kill(tmp_path: Path) -> None:
         producer.produce("kept", b"again")
         assert producer.flush(20) == 0
     assert not processes_in((tmp_path / "kafka").resolve(), program="java")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs a copy of the programs")
+def test_servers_that_start_side_by_side_share_one_whole_copy_of_the_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = tmp_path / "temporary"
+    public.mkdir(mode=0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(public))
+    monkeypatch.setattr(postgres_install, "open_to_everyone", lambda _: False)
+    wanted = sum(1 for entry in postgres_install.packaged_install().root.rglob("*"))
+
+    def install(_: int) -> int:
+        return sum(1 for entry in postgres_install.install_for("nobody").root.rglob("*"))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(install, range(6))) == {wanted}
