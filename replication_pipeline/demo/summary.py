@@ -58,7 +58,8 @@ def _figures(eyes: Sequence[Eye], start: Mapping[str, Look], began: datetime) ->
             continue
         then, now = first.status, last.status
         figures = (
-            last.captured - first.captured,
+            # What waited when the count began is published within it, too.
+            last.captured - first.captured + then.unpublished,
             now.processed_total - then.processed_total,
             now.applied_total - then.applied_total,
             now.skipped_total - then.skipped_total,
