@@ -1,0 +1,100 @@
+"""Plain ``dagster dev`` from the repository, given a configuration file: the location loads, and the
+sensor's first window publishes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres, ManagedProcess
+from replication_pipeline.embedded.process import free_port
+from replication_pipeline.postgres.queries import sql_directory
+from replication_pipeline_tests.conftest import Contour
+
+pytestmark = pytest.mark.acceptance
+
+REPOSITORY = sql_directory().parent
+QUERY = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
+  locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+
+
+def ask(port: int, query: str) -> Any:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        data=json.dumps({"query": query}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)["data"]
+
+
+@pytest.mark.timeout(240)
+def test_plain_dagster_dev_loads_and_publishes(
+    users: list[Contour], postgres: EmbeddedPostgres, kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    contour = users[0]
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(REPOSITORY / "dagster.yaml", home)
+    config = tmp_path / "a.yaml"
+    kafka_settings = contour.settings.kafka
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "contour": {"name": "a", "id": 1},
+                "postgres": {"dsn": contour.dsn},
+                "kafka": {
+                    "bootstrap_servers": kafka_settings.bootstrap_servers,
+                    "topic_prefix": kafka_settings.topic_prefix,
+                },
+                "tables": ["users"],
+            }
+        ),
+        encoding="utf-8",
+    )
+    postgres.create_database("dagster_dev")
+    contour.run("insert into users (id) values (1)")
+    port = free_port()
+    process = ManagedProcess(
+        [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(port)],
+        log_file=tmp_path / "dagster.log",
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            "DAGSTER_HOME": str(home),
+            "REPLICATION_CONFIG": str(config),
+            "DAGSTER_PG_HOST": postgres.host,
+            "DAGSTER_PG_PORT": str(postgres.port),
+            "DAGSTER_PG_USERNAME": "postgres",
+            "DAGSTER_PG_PASSWORD": "",
+            "DAGSTER_PG_DB": "dagster_dev",
+        },
+    )
+    try:
+        pause = threading.Event()
+        while contour.value("select count(*) from replication_queue where published") == 0:
+            assert process.alive, process.tail_of_log(40)
+            pause.wait(0.5)
+        (entry,) = ask(port, QUERY)["workspaceOrError"]["locationEntries"]
+        assert entry["loadStatus"] == "LOADED", entry
+        assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation", entry
+    finally:
+        # Its code servers are in groups of their own and would go on until they miss its heartbeat.
+        children = psutil.Process(process.pid).children(recursive=True) if process.alive else []
+        process.stop(signal=signal.SIGINT, timeout=30)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=10)
