@@ -26,10 +26,10 @@ from replication_pipeline.defs.processes import is_gone
 from replication_pipeline.domain.health import ContourStatus, desired_windows
 
 # A successor is requested so long before a window's end. Sensors tick every 5 s at best (fixed in
-# Dagster), and from a request to the op's first line it takes 2 to 4 s more on an idle host, but
-# 12 s were measured for four runs at once on two busy cores. Two windows for 20 s of ten minutes
-# cost little.
-HANDOVER: Final = timedelta(seconds=20)
+# Dagster), and from a request to the op's first line it takes 2 to 4 s more on an idle host, but up
+# to 28 s were measured for four runs at once on two cores that also ran everything else. Two windows
+# for 40 s of ten minutes cost little.
+HANDOVER: Final = timedelta(seconds=40)
 
 # A window's first line marks its run with the process. A run that has "started" for so long without
 # the mark died before it, and nobody could report that.

@@ -284,10 +284,10 @@ def test_runs_of_other_lanes_and_contours_do_not_count(
 def test_the_successor_is_requested_before_the_end_and_once(
     instance: dg.DagsterInstance, settings: Settings
 ) -> None:
-    run(instance, dg.DagsterRunStatus.STARTED, age=575)
+    run(instance, dg.DagsterRunStatus.STARTED, age=555)
     assert count(requested(instance, settings, Waiting())) == 0
     instance.wipe()
-    run(instance, dg.DagsterRunStatus.STARTED, age=583)
+    run(instance, dg.DagsterRunStatus.STARTED, age=563)
     assert count(requested(instance, settings, Waiting())) == 1
     run(instance, dg.DagsterRunStatus.QUEUED)
     assert count(requested(instance, settings, Waiting())) == 0
