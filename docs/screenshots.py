@@ -34,6 +34,7 @@ def lineage(page: Page, address: str) -> None:
 def checks(page: Page, address: str) -> None:
     page.goto(f"{address}/assets/a/replication_queue?view=checks&checkDetail=publish_lag")
     page.get_by_text("oldest_unpublished_seconds").first.wait_for(timeout=WAIT)
+    page.get_by_text("Passed").first.wait_for(timeout=WAIT)
 
 
 def window(page: Page, address: str) -> None:
