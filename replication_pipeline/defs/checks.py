@@ -96,7 +96,9 @@ def findings(look: Look, monitoring: MonitoringSettings) -> tuple[Finding, ...]:
                 warning=monitoring.lag_warning,
                 critical=monitoring.lag_critical,
             ),
-            f"The oldest event has waited for {age:.1f} s." if look.unpublished else "No event waits.",
+            f"The oldest event has waited for {age:.1f} s."
+            if look.unpublished
+            else "No event waits.",
             figures | thresholds["publish_lag"],
         ),
     )
