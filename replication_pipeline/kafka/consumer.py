@@ -165,7 +165,8 @@ class KafkaEventConsumer:
             stored = self.store.offsets(keys)
         except Exception as error:  # noqa: BLE001 - told by poll()
             self._callback_error = error
-            # Paused at the end of what is known: nothing is read until the store answers.
+            # Nothing is handed over from here: this poll raises, and the next one first goes back to
+            # the stored offsets.
             stored = {}
             self._stale = True
         for key in keys:
