@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit check format lock snapshot clean
+.PHONY: help setup demo test test-unit bench check format lock snapshot clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ test: $(STAMP)  ## The whole suite on real servers
 
 test-unit: $(STAMP)  ## The tests that need no server
 	$(BIN)/pytest -m unit $(ARGS)
+
+bench: $(STAMP)  ## Measure, ten minutes (ARGS="capture --rounds 10" for one scenario; bench/README.md)
+	$(BIN)/python -m bench run $(or $(ARGS),all)
 
 check: $(STAMP)  ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

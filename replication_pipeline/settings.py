@@ -173,7 +173,7 @@ class KafkaSettings(Section):
         description="After this long without an acknowledgement the batch is rolled back.",
     )
     max_message_bytes: int = Field(
-        default=4_000_000, ge=1_000, description="Largest event; topics are made to accept it."
+        default=64_000_000, ge=1_000, description="Largest event; topics are made to accept it."
     )
 
     @model_validator(mode="after")
@@ -191,9 +191,24 @@ class TableOptions(Section):
     partitions: int | None = Field(
         default=None, ge=1, le=10_000, description="Instead of kafka.partitions."
     )
-    full_before: bool = Field(
-        default=False, description="Send the whole old row in before, not only its key."
+    full_before: bool | None = Field(
+        default=None, description="Send the whole old row in before, not only its key."
     )
+    include: tuple[str, ...] | None = Field(
+        default=None, description="Only these columns travel, and the key."
+    )
+    exclude: tuple[str, ...] | None = Field(
+        default=None, description="All columns travel but these."
+    )
+    capture_truncate: bool | None = Field(
+        default=None, description="Send TRUNCATE as a DELETE of every row, instead of refusing it."
+    )
+
+    @model_validator(mode="after")
+    def _one_list(self) -> TableOptions:
+        if self.include is not None and self.exclude is not None:
+            raise ValueError("include and exclude exclude each other; keep one")
+        return self
 
 
 class PublisherSettings(Section):

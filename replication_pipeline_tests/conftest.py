@@ -36,7 +36,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     """One PostgreSQL server. Nothing here outlives the run, so it need not sync to disk."""
     with EmbeddedPostgres(
         tmp_path_factory.mktemp("postgres"),
-        settings={"fsync": "off", "max_connections": "200", "shared_buffers": "256MB"},
+        settings={
+            "fsync": "off",
+            "max_connections": "200",
+            "shared_buffers": "256MB",
+            "max_prepared_transactions": "20",
+        },
     ) as server:
         yield server
 

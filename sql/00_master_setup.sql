@@ -25,6 +25,7 @@ select set_config('replication.setup_contour', :'contour', true) as contour,
 \ir schema/20_tables.sql
 \ir schema/30_clock.sql
 \ir schema/40_capture.sql
+\ir schema/45_queue_ring.sql
 \ir schema/50_setup_table.sql
 \ir schema/60_monitoring.sql
 \ir schema/90_grants.sql

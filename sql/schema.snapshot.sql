@@ -19,134 +19,413 @@ CREATE TABLE replication.replicated_tables (
     relation regclass NOT NULL,
     key_columns text[] NOT NULL,
     full_before boolean DEFAULT false NOT NULL,
+    include text[],
+    exclude text[],
+    listed_attnums smallint[],
+    granted text[] DEFAULT '{}'::text[] NOT NULL,
+    capture_truncate boolean DEFAULT false NOT NULL,
     fingerprint text NOT NULL,
     set_up_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT replicated_tables_key_columns_check CHECK ((cardinality(key_columns) > 0))
 );
 ALTER TABLE replication.replicated_tables OWNER TO replication_owner;
-CREATE FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, lifting boolean) RETURNS text
+CREATE FUNCTION replication.buried_key(t replication.replicated_tables, key text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select case when bool_and(y.typlen > 0) then key else format('replication.tombstone_key(%s)', key) end
+    from replication.data_columns(t) c join pg_type y on y.oid = c.type_id
+   where c.attname = any(t.key_columns)
+$$;
+ALTER FUNCTION replication.buried_key(t replication.replicated_tables, key text) OWNER TO replication_owner;
+CREATE FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint DEFAULT NULL::bigint, source text DEFAULT 'old_rows'::text, seed text DEFAULT '$1'::text, txid text DEFAULT '$2'::text, earliest text DEFAULT '$3'::text, guarded boolean DEFAULT false) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-  new_rows text;
-  old_rows text;
-  changes text;  -- yields __key, __payload, __before, __version, __base, __operation, __k1, __k2, …
+  image constant text := replication.image_expression(t, 'n', largest);
+  old_image constant text := case when t.full_before then replication.image_expression(t, 'o', largest)
+                                  else 'null::json' end;
+  new_rows text := format(
+    'select %s as __key, n.replication_version as __version, %s as __payload, %s from new_rows n',
+    replication.key_expression(t, 'n'), image, replication.key_list(t, 'n.%2$I as __k%1$s', ', '));
+  old_rows text := format(
+    'select %s as __key, o.replication_version as __version, %s as __before, %s from %s o',
+    replication.key_expression(t, 'o'), old_image, replication.key_list(t, 'o.%2$I as __k%1$s', ', '),
+    source);
+  -- yields __key, __payload, __before, __version, __base, __operation, and but for IN PLACE __k1, …
+  changes text;
+  same_row constant text := replication.key_match(t, 't.%2$I', 'c.__k%1$s');
+  unchanged constant text := case
+    when t.include is null and t.exclude is null then 'o.* *= n.*'
+    else format('%s::text = %s::text', replication.image_expression(t, 'o', null),
+                replication.image_expression(t, 'n', null)) end;
+  guard constant text := case when guarded then replication.guard_expression(t, operation, earliest) end;
 begin
-  select format('(select %s as __key, n.replication_version as __version, row_to_json(__row) as __payload, %s '
-                'from new_rows n cross join lateral (select %s) __row)',
-                replication.key_expression(t.relation, t.key_columns, 'n'),
-                string_agg(format('n.%I as __k%s', k.name, k.position), ', '),
-                replication.projection(t.relation, 'n')),
-         format('(select %s as __key, o.replication_version as __version, %s as __before, %s from old_rows o)',
-                replication.key_expression(t.relation, t.key_columns, 'o'),
-                case when t.full_before
-                     then format('(select row_to_json(__row) from (select %s) __row)',
-                                 replication.projection(t.relation, 'o'))
-                     else 'null::json' end,
-                string_agg(format('o.%I as __k%s', k.name, k.position), ', '))
-    into new_rows, old_rows
-    from unnest(t.key_columns) with ordinality as k(name, position);
+  if operation = 'UPDATE' then
+    -- A row that stayed as it was is on both sides. So is what came in between, where a statement
+    -- changed a row twice, as two cascades do.
+    new_rows := new_rows || format(
+      ' where not exists (select from old_rows o where o.replication_version = n.replication_version and %s)',
+      unchanged);
+    old_rows := old_rows || format(
+      ' where not exists (select from new_rows n where o.replication_version = n.replication_version and %s)',
+      unchanged);
+  end if;
   changes := case operation
     when 'INSERT' then format(
-      'select __n.*, null::json as __before, null::bigint as __base, ''INSERT'' as __operation from %s __n',
+      'select __n.*, null::json as __before, null::bigint as __base, ''INSERT'' as __operation from (%s) __n',
       new_rows)
+    when 'UPDATE IN PLACE' then format(
+      'select %s as __key, %s as __payload, %s as __before, n.replication_version as __version, '
+      '       o.replication_version as __base, ''UPDATE'' as __operation '
+      '  from new_rows n join old_rows o on %s',
+      replication.key_expression(t, 'n'), image, old_image, replication.key_match(t, 'n.%2$I', 'o.%2$I'))
     when 'UPDATE' then format(
       'select coalesce(__n.__key, __o.__key) as __key, __n.__payload, __o.__before, '
-      '       coalesce(__n.__version, replication.next_version(__o.__version)) as __version, '
-      '       __o.__version as __base, %4$s, '
+      '       case when __n.__key is null then replication.next_version(__o.__version) '
+      '            else __n.__version end as __version, __o.__version as __base, %4$s, '
       '       case when __o.__key is null then ''INSERT'' when __n.__key is null then ''DELETE'' '
       '            else ''UPDATE'' end as __operation '
-      '  from %1$s __n full join %2$s __o on %3$s where __n.__version is distinct from __o.__version',
-      new_rows, old_rows,
-      (select string_agg(format('__n.__k%1$s = __o.__k%1$s', i), ' and ')
-         from generate_subscripts(t.key_columns, 1) i),
-      (select string_agg(format('coalesce(__n.__k%1$s, __o.__k%1$s) as __k%1$s', i), ', ')
-         from generate_subscripts(t.key_columns, 1) i))
-    when 'DELETE' then format(
+      '  from (%1$s) __n full join (%2$s) __o on %3$s',
+      new_rows, old_rows, replication.key_match(t, '__n.__k%1$s', '__o.__k%1$s'),
+      replication.key_list(t, 'coalesce(__n.__k%1$s, __o.__k%1$s) as __k%1$s', ', '))
+    else format(
       'select __o.__key, null::json as __payload, __o.__before, %2$s, '
       '       replication.next_version(__o.__version) as __version, __o.__version as __base, '
-      '       ''DELETE'' as __operation from %1$s __o', old_rows,
-      (select string_agg(format('__o.__k%s', i), ', ') from generate_subscripts(t.key_columns, 1) i))
+      '       ''DELETE'' as __operation from (%1$s) __o',
+      old_rows, replication.key_list(t, '__o.__k%1$s', ', '))
     end;
-  if operation <> 'INSERT' then
-    -- A trigger of the user's may have brought a deleted key back within the statement; then its own
-    -- event tells the end of the story.
+  if operation in ('UPDATE', 'DELETE') then
+    -- A trigger, or another part of the statement, may have brought a deleted key back; then the event
+    -- of that tells the end of the story.
     changes := format(
       'select * from (%s) c where c.__operation <> ''DELETE'' or not exists (select from %s t where %s)',
-      changes, t.relation,
-      (select string_agg(format('t.%I = c.__k%s', k.name, k.position), ' and ')
-         from unnest(t.key_columns) with ordinality as k(name, position)));
+      changes, t.relation, same_row);
   end if;
-  if not lifting then
-    return format($sql$
-with __events as (
-  select nextval('replication.replication_queue_id_seq') as __id, c.__key, c.__payload, c.__before,
-         c.__version, c.__base, c.__operation
-    from (%s) c
-)%s$sql$, changes, replication.queue_insert(t.table_name, buries => operation <> 'INSERT'));
+  if not careful then
+    changes := format('select nextval(''replication.replication_queue_id_seq'') as __id, c.* from (%s) c%s',
+                      changes, ' where ' || guard);
+    if operation in ('INSERT', 'UPDATE IN PLACE') then
+      return replication.queue_insert(t, format('(%s) __e', changes), false, largest is not null, seed, txid);
+    end if;
+    return format('with __events as (%s)', changes)
+           || replication.queue_insert(t, '__events', true, largest is not null, seed, txid);
   end if;
-  -- A new key is compared with its tombstone, a key that changed hands with its former row.
+  -- A new key is compared with its tombstone, a key that changed hands with its former row. An inserted
+  -- row with a version that is not of this contour and statement was given it by the application. A row
+  -- that is no longer at its version was changed by a trigger since; that change has its own event.
   return format($sql$
 with __changes as materialized (
-  select c.*, (greatest(s.version, c.__base) >> 10) + 1 as __lifted_clock
+  select c.*, (greatest(s.version, c.__base) >> 10) + 1 as __lifted_clock, %6$s as __forged
     from (%1$s) c
-    left join replication.replication_tombstones s on s.table_name = %2$L and s.record_key = c.__key
+    left join replication.replication_tombstones s
+      on s.table_name = %2$L and s.record_key = %5$s
+   where c.__operation = 'DELETE' or exists (
+     select from %3$s t where %4$s and t.replication_version is not distinct from c.__version)
 ),
 __lifted as (
   update %3$s t
-     set replication_version = c.__lifted_clock << 10 | (select id from replication.contour)
+     set replication_version = greatest(c.__lifted_clock, case when c.__forged then replication.clock() end)
+                               << 10 | (select id from replication.contour)
     from __changes c
-   where %4$s and c.__operation <> 'DELETE' and c.__version >> 10 < c.__lifted_clock
-     and t.replication_version = c.__version  -- else a trigger has changed the row since
+   where %4$s and c.__operation <> 'DELETE'
+     and (c.__forged or c.__version >> 10 < c.__lifted_clock)
+     and t.replication_version is not distinct from c.__version
   returning c.__key, t.replication_version as __version
 ),
 __events as (
   select nextval('replication.replication_queue_id_seq') as __id, c.__key, c.__payload, c.__before,
          coalesce(l.__version, c.__version) as __version, c.__base, c.__operation
     from __changes c left join __lifted l on l.__key = c.__key
-)%5$s$sql$,
-    changes, t.table_name, t.relation,
-    (select string_agg(format('t.%I = c.__k%s', k.name, k.position), ' and ')
-       from unnest(t.key_columns) with ordinality as k(name, position)),
-    replication.queue_insert(t.table_name, buries => operation = 'UPDATE'));
+   order by c.__operation <> 'DELETE'
+)$sql$,
+    changes, t.table_name, t.relation, same_row, replication.buried_key(t, 'c.__key'),
+    case when operation = 'INSERT'
+         then format('coalesce(c.__version & 1023 <> %s or c.__version >> 10 not between %s '
+                     'and replication.clock(), true)', (select id from replication.contour), earliest)
+         else 'false' end)
+    || replication.queue_insert(t, '__events', operation = 'UPDATE', largest is not null, seed, txid);
 end $_$;
-ALTER FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, lifting boolean) OWNER TO replication_owner;
-CREATE FUNCTION replication.data_columns(relation regclass) RETURNS TABLE(attnum smallint, attname name, type_id oid)
+ALTER FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) OWNER TO replication_owner;
+CREATE FUNCTION replication.capture_truncate() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD'
+    SET "IntervalStyle" TO 'postgres'
+    SET "TimeZone" TO 'UTC'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    SET lc_monetary TO 'C'
+    SET array_nulls TO 'on'
+    AS $$
+declare
+  t replication.replicated_tables;
+begin
+  select * into t from replication.replicated_tables r where r.table_id = tg_argv[0]::integer;
+  if t.table_id is null or tg_relid <> t.relation and pg_partition_root(tg_relid) is distinct from t.relation then
+    return null;  -- a partition that has been detached
+  end if;
+  if not t.capture_truncate then
+    raise exception using errcode = 'feature_not_supported', table = tg_table_name,
+      message = format('table %I.%I is replicated, and its TRUNCATE is not captured',
+                       tg_table_schema, tg_table_name),
+      hint = 'DELETE FROM the table, or set it up with capture_truncate => true.';
+  end if;
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception using errcode = 'feature_not_supported', table = tg_table_name,
+      message = format('TRUNCATE of the replicated table %I.%I needs the isolation level read committed',
+                       tg_table_schema, tg_table_name),
+      hint = 'Begin it with READ COMMITTED: rows that a snapshot does not show would vanish here and stay '
+             'elsewhere.';
+  end if;
+  execute replication.capture_statement(t, 'TRUNCATE', false, source => format('only %s', tg_relid::regclass))
+    using overlay(left(gen_random_uuid()::text, 24) placing '8' from 15), pg_current_xact_id()::text::bigint;
+  return null;
+end $$;
+ALTER FUNCTION replication.capture_truncate() OWNER TO replication_owner;
+CREATE FUNCTION replication.clock() RETURNS bigint
+    LANGUAGE sql PARALLEL SAFE
+    AS $$ select (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8 $$;
+ALTER FUNCTION replication.clock() OWNER TO replication_owner;
+CREATE FUNCTION replication.clock_expression(clock_offset interval) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select '(pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)'
+         '::pg_catalog.int8'
+         || case when clock_offset = '0' then ''
+                 else format(' operator(pg_catalog.+) %s', (extract(epoch from clock_offset) * 1000000)::bigint) end
+$$;
+ALTER FUNCTION replication.clock_expression(clock_offset interval) OWNER TO replication_owner;
+CREATE FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select case when names is not null then coalesce(array_agg(coalesce(
+           (select a.attname from pg_attribute a
+             where a.attrelid = relation and a.attname = l.name and a.attnum > 0 and not a.attisdropped),
+           (select a.attname from pg_attribute a
+             where a.attrelid = relation and a.attnum = l.attnum and not a.attisdropped),
+           l.name) order by l.position), '{}') end
+    from unnest(names, attnums) with ordinality as l(name, attnum, position)
+$$;
+ALTER FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) OWNER TO replication_owner;
+CREATE FUNCTION replication.current_table(of_table integer) RETURNS replication.replicated_tables
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  t replication.replicated_tables;
+begin
+  select * into t from replication.replicated_tables r where r.table_id = of_table;
+  t.include := replication.current_names(t.relation, t.include, t.listed_attnums);
+  t.exclude := replication.current_names(t.relation, t.exclude, t.listed_attnums);
+  return replication.with_current_key(t);
+end $$;
+ALTER FUNCTION replication.current_table(of_table integer) OWNER TO replication_owner;
+CREATE FUNCTION replication.data_columns(t replication.replicated_tables) RETURNS TABLE(attnum smallint, attname name, type_id oid)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
   select attnum, attname, atttypid
     from pg_attribute
-   where attrelid = relation and attnum > 0 and not attisdropped and attgenerated = ''
+   where attrelid = t.relation and attnum > 0 and not attisdropped and attgenerated = ''
      and attname <> 'replication_version'
+     and (attname = any(t.key_columns)
+          or (t.include is null or attname = any(t.include))
+             and (t.exclude is null or attname <> all(t.exclude)))
    order by attnum
 $$;
-ALTER FUNCTION replication.data_columns(relation regclass) OWNER TO replication_owner;
+ALTER FUNCTION replication.data_columns(t replication.replicated_tables) OWNER TO replication_owner;
+CREATE FUNCTION replication.drop_triggers(part regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  trigger_name text;
+begin
+  for trigger_name in
+    select g.tgname from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+     where g.tgrelid = part and not g.tgisinternal and g.tgparentid = 0
+       and p.pronamespace = 'replication'::regnamespace
+  loop
+    execute format('drop trigger %I on %s', trigger_name, part);
+  end loop;
+  if (select relispartition from pg_class where oid = part) then
+    execute format('revoke select on %s from replication_owner', part);
+  end if;
+end $$;
+ALTER FUNCTION replication.drop_triggers(part regclass) OWNER TO replication_owner;
+CREATE FUNCTION replication.follow_ddl() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  perform replication.follow_schema_changes(may_alter => true);
+end $$;
+ALTER FUNCTION replication.follow_ddl() OWNER TO postgres;
+CREATE FUNCTION replication.follow_schema_changes(may_alter boolean DEFAULT false) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  t replication.replicated_tables;
+  part regclass;
+  followed integer := 0;
+begin
+  perform replication.forget_dropped_tables();
+  for t in select * from replication.replicated_tables loop
+    if t.fingerprint is distinct from replication.table_fingerprint(t.relation) then
+      perform replication.refresh_capture(replication.current_table(t.table_id));
+      if may_alter then
+        perform replication.put_stamps(t.relation);
+        perform replication.grant_rights(t.table_id);
+      end if;
+      followed := followed + 1;
+    end if;
+    continue when not may_alter;
+    if exists (select from pg_class l where l.relrowsecurity
+                  and (l.oid = t.relation or l.oid in (select relid from pg_partition_tree(t.relation)))) then
+      raise exception using errcode = 'object_not_in_prerequisite_state',
+        message = format('table %s is replicated, and can''t have row level security', t.relation),
+        hint = 'Policies would hide rows from capture and from the applier. '
+               'remove_table_from_replication() first.';
+    end if;
+    if exists (select from pg_class c where c.oid = t.relation and c.relkind = 'p'
+                  and not has_function_privilege(c.relowner, 'replication.stamp_update()', 'execute')) then
+      perform replication.grant_rights(t.table_id);
+    end if;
+    for part in
+      select p.relid from pg_partition_tree(t.relation) p
+       where not exists (select from pg_trigger g where g.tgrelid = p.relid
+                            and g.tgfoid = (select f.tgfoid from pg_trigger f where f.tgrelid = t.relation
+                                               and f.tgname = 'replication_capture_insert'))
+    loop
+      perform replication.put_capture_triggers(t, part);
+      followed := followed + 1;
+    end loop;
+  end loop;
+  if may_alter then
+    for part in  -- partitions that were detached
+      select g.tgrelid
+        from pg_trigger g join pg_class c on c.oid = g.tgrelid join pg_proc p on p.oid = g.tgfoid
+       where g.tgname = 'replication_capture_insert' and p.pronamespace = 'replication'::regnamespace
+         and not exists (select from replication.replicated_tables r
+                          where r.relation in (g.tgrelid, pg_partition_root(g.tgrelid)))
+    loop
+      perform replication.drop_triggers(part);
+      followed := followed + 1;
+    end loop;
+  end if;
+  return followed;
+end $$;
+ALTER FUNCTION replication.follow_schema_changes(may_alter boolean) OWNER TO replication_owner;
+CREATE FUNCTION replication.forget_dropped_tables() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  dropped integer;
+begin
+  for dropped in
+    delete from replication.replicated_tables r
+     where not exists (select from pg_class c where c.oid = r.relation) returning table_id
+  loop
+    execute format('drop function if exists replication.%I()', 'capture_' || dropped);
+  end loop;
+end $$;
+ALTER FUNCTION replication.forget_dropped_tables() OWNER TO replication_owner;
+CREATE FUNCTION replication.grant_rights(of_table integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  t replication.replicated_tables;
+  wanted record;
+begin
+  select * into t from replication.replicated_tables r where r.table_id = of_table;
+  -- Who adds a partition needs the right to have its row trigger copied.
+  if (select relkind from pg_class where oid = t.relation) = 'p' then
+    execute format('grant execute on function replication.stamp_update(), '
+                   'replication.stamp_update_of_captured() to %s',
+                   (select relowner::regrole from pg_class where oid = t.relation));
+  end if;
+  for wanted in
+    select w.role, p.privilege, p.kind, c.relnamespace::regnamespace as schema,
+           case p.kind when 'schema' then n.nspacl else c.relacl end as acl
+      from (values ('replication_consumer', '{USAGE,SELECT,INSERT,UPDATE,DELETE}'::text[]),
+                   ('replication_owner', '{USAGE,SELECT,UPDATE}')) as w(role, privileges)
+     cross join unnest(w.privileges) as u(privilege)
+     cross join lateral (select u.privilege, case u.privilege when 'USAGE' then 'schema' else 'table' end) as p(privilege, kind)
+      join pg_class c on c.oid = t.relation
+      join pg_namespace n on n.oid = c.relnamespace
+  loop
+    continue when exists (select from aclexplode(wanted.acl) a
+                           where a.grantee = wanted.role::regrole and a.privilege_type = wanted.privilege);
+    if wanted.kind = 'schema' then
+      execute format('grant usage on schema %s to %I', wanted.schema, wanted.role);
+    else
+      execute format('grant %s on %s to %I', wanted.privilege, t.relation, wanted.role);
+    end if;
+    update replication.replicated_tables r
+       set granted = array_append(array_remove(r.granted, wanted.privilege || ' ' || wanted.role),
+                                  wanted.privilege || ' ' || wanted.role)
+     where r.table_id = of_table;
+  end loop;
+end $$;
+ALTER FUNCTION replication.grant_rights(of_table integer) OWNER TO replication_owner;
+CREATE FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+  select nullif(concat_ws(' and ',
+    case when operation <> 'DELETE' then 'not nested and ' || replication.small_expression(t, 'n', 'new_rows') end,
+    case when operation <> 'INSERT' and t.full_before then replication.small_expression(t, 'o', 'old_rows') end,
+    case operation
+      when 'INSERT' then format(
+        'not careful and (select bool_and((n.replication_version & 1023 = %1$s) is true) '
+        'and min(n.replication_version) >> 10 >= %2$s and max(n.replication_version) >> 10 <= replication.clock() '
+        'and coalesce(min(n.replication_version) > (select max(s.version) '
+        'from replication.replication_tombstones s where s.table_name = %3$L), true) from new_rows n)',
+        (select id from replication.contour), earliest, t.table_name)
+      when 'UPDATE IN PLACE' then format(
+        '(select (bit_xor(%1$s), min(n.replication_version) > '
+        '(select max(o.replication_version) from old_rows o)) from new_rows n) '
+        '= (select (bit_xor(%2$s), true) from old_rows o)',
+        replication.key_hash(t, 'n'), replication.key_hash(t, 'o')) end), '')
+$_$;
+ALTER FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) OWNER TO replication_owner;
+CREATE FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+  select format(case when largest is null then '%s' else 'case when %2$s <= %3$s then %1$s end' end,
+                format('(select row_to_json(__row.*) from (select %s) __row)', replication.projection(t, alias)),
+                coalesce(replication.size_expression(t, alias), '0'), largest)
+$_$;
+ALTER FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) OWNER TO replication_owner;
 CREATE FUNCTION replication.install_clock(clock_offset interval DEFAULT '00:00:00'::interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
   contour_id constant integer := (select id from replication.contour);
-  -- double precision holds microseconds exactly until 2255 and is several times faster than numeric
-  clock constant text := format(
-    '(date_part(''epoch'', clock_timestamp()) * 1000000)::bigint + %s',
-    (extract(epoch from clock_offset) * 1000000)::bigint);
+  clock constant text := replication.clock_expression(clock_offset);
+  registered regclass;
 begin
   execute format($sql$
     create or replace function replication.next_version(predecessor bigint)
     returns bigint language sql volatile parallel safe as
-    $body$ select (greatest(%s, (predecessor >> 10) + 1) << 10) | %s $body$ $sql$, clock, contour_id);
-  -- BEFORE ROW, of every replicated table. Runs as the writing role, which needs no right for it:
-  -- nothing but pg_catalog is called. The name of the triggers sorts last, so that they see the row
-  -- as it will be stored.
-  execute format($sql$
-    create or replace function replication.stamp_insert() returns trigger language plpgsql as $body$
-    begin
-      new.replication_version := ((%s) << 10) | %s;
-      return new;
-    end $body$ $sql$, clock, contour_id);
+    $body$ select (greatest(%s, (predecessor operator(pg_catalog.>>) 10) operator(pg_catalog.+) 1)
+                     operator(pg_catalog.<<) 10) operator(pg_catalog.|) %s::pg_catalog.int8 $body$ $sql$, clock, contour_id);
+  -- Clock of this contour in µs.
+  execute format('create or replace function replication.clock() returns bigint language sql volatile '
+                 'parallel safe as $body$ select %s $body$', clock);
+  -- BEFORE UPDATE, of every replicated table. Runs as the writing role, which needs no right for it:
+  -- nothing but pg_catalog is called. The name of the trigger sorts last, so that it sees the row as
+  -- it will be stored.
+  --
   -- An UPDATE that changes nothing keeps its version: it is no event, and must not win over a real
   -- change made elsewhere. *= compares images, so it needs no equality operator (json, point).
   execute format($sql$
@@ -154,181 +433,401 @@ begin
     begin
       new.replication_version := old.replication_version;
       if not (new operator(pg_catalog.*=) old) then
-        new.replication_version := (greatest(%s, (old.replication_version >> 10) + 1) << 10) | %s;
+        new.replication_version := (greatest(%s, (old.replication_version operator(pg_catalog.>>) 10)
+          operator(pg_catalog.+) 1) operator(pg_catalog.<<) 10) operator(pg_catalog.|) %s::pg_catalog.int8;
       end if;
       return new;
     end $body$ $sql$, clock, contour_id);
+  -- For tables with columns that don't count: generated ones, which a BEFORE trigger does not see
+  -- computed yet, and those that are not captured. The argument is a JSON object of them, all null.
+  execute format($sql$
+    create or replace function replication.stamp_update_of_captured() returns trigger language plpgsql
+    as $body$
+    begin
+      new.replication_version := old.replication_version;
+      if not (pg_catalog.jsonb_populate_record(new, tg_argv[0]::pg_catalog.jsonb)
+              operator(pg_catalog.*=)
+              pg_catalog.jsonb_populate_record(old, tg_argv[0]::pg_catalog.jsonb)) then
+        new.replication_version := (greatest(%s, (old.replication_version operator(pg_catalog.>>) 10)
+          operator(pg_catalog.+) 1) operator(pg_catalog.<<) 10) operator(pg_catalog.|) %s::pg_catalog.int8;
+      end if;
+      return new;
+    end $body$ $sql$, clock, contour_id);
+  for registered in
+    select relation from replication.replicated_tables t join pg_class c on c.oid = t.relation
+  loop
+    perform replication.put_stamps(registered, clock_offset);
+  end loop;
 end $_$;
 ALTER FUNCTION replication.install_clock(clock_offset interval) OWNER TO replication_owner;
-CREATE FUNCTION replication.key_expression(relation regclass, key_columns text[], alias text) RETURNS text
+CREATE FUNCTION replication.key_expression(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select '''{'' || ' || string_agg(
-           format('%L || %s', to_json(k.name)::text || ':',
+  select string_agg(
+           format('%L || %s', case k.position when 1 then '{' else ',' end || to_json(k.name) || ':',
                   case when replication.base_type(c.type_id)
                             in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype)
                        then format('%s.%I::text', alias, k.name)
                        else format('to_json(%s)::text',
                                    replication.wire_expression(format('%s.%I', alias, k.name), c.type_id))
                   end),
-           ' || '','' || ' order by k.position) || ' || ''}'''
-    from unnest(key_columns) with ordinality as k(name, position)
-    join replication.data_columns(relation) c on c.attname = k.name
+           ' || ' order by k.position) || ' || ''}'''
+    from unnest(t.key_columns) with ordinality as k(name, position)
+    join replication.data_columns(t) c on c.attname = k.name
 $$;
-ALTER FUNCTION replication.key_expression(relation regclass, key_columns text[], alias text) OWNER TO replication_owner;
+ALTER FUNCTION replication.key_expression(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+CREATE FUNCTION replication.key_hash(t replication.replicated_tables, alias text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+  select case when count(*) = 1 and bool_and(replication.base_type(c.type_id)
+                                               in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))
+              then format('hashint8extended(%s.%I::bigint, salt)', alias, min(c.attname::text))
+              else format('hash_record_extended(row(%s), salt)',
+                          replication.key_list(t, alias || '.%2$I', ', ')) end
+    from replication.data_columns(t) c where c.attname = any(t.key_columns)
+$_$;
+ALTER FUNCTION replication.key_hash(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+CREATE FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select string_agg(format(form, k.position, k.name), separator order by k.position)
+    from unnest(t.key_columns) with ordinality as k(name, position)
+$$;
+ALTER FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) OWNER TO replication_owner;
+CREATE FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select string_agg(
+           format(case when c.type_id >= 16384
+                            and exists (select from pg_cast where castsource = c.type_id and castcontext = 'i')
+                       then 'format(''%%s'', %s) = format(''%%s'', %s)' else '%s = %s' end,
+                  format(one, k.position, k.name), format(other, k.position, k.name)),
+           ' and ' order by k.position)
+    from unnest(t.key_columns) with ordinality as k(name, position)
+    join replication.data_columns(t) c on c.attname = k.name
+$$;
+ALTER FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) OWNER TO replication_owner;
 CREATE FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
   select format($sql$
-insert into replication.replication_tombstones as s (table_name, record_key, version)
-select %L, %s, 1 from new_rows n %s order by 2
+insert into replication.replication_tombstones as s (table_name, record_key, long_key, version)
+select %L, replication.tombstone_key(k.key), nullif(k.key, replication.tombstone_key(k.key)), 1
+  from (select %s as key from new_rows n %s) k order by 2
 on conflict on constraint replication_tombstones_pkey do update set version = s.version$sql$,
-    t.table_name, replication.key_expression(t.relation, t.key_columns, 'n'),
+    t.table_name, replication.key_expression(t, 'n'),
     case when operation = 'UPDATE' then format('where not exists (select from old_rows o where %s)',
-      (select string_agg(format('n.%1$I = o.%1$I', k), ' and ') from unnest(t.key_columns) k))
+      replication.key_match(t, 'n.%2$I', 'o.%2$I'))
     else '' end)
 $_$;
 ALTER FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) OWNER TO replication_owner;
 CREATE FUNCTION replication.next_version(predecessor bigint) RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
-    AS $$ select (greatest((date_part('epoch', clock_timestamp()) * 1000000)::bigint + 0, (predecessor >> 10) + 1) << 10) | 1 $$;
+    AS $$ select (greatest((pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8, (predecessor operator(pg_catalog.>>) 10) operator(pg_catalog.+) 1)
+                     operator(pg_catalog.<<) 10) operator(pg_catalog.|) 1::pg_catalog.int8 $$;
 ALTER FUNCTION replication.next_version(predecessor bigint) OWNER TO replication_owner;
-CREATE FUNCTION replication.projection(relation regclass, alias text) RETURNS text
+CREATE FUNCTION replication.projection(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
   select string_agg(format('%s as %I', replication.wire_expression(format('%s.%I', alias, attname), type_id),
                            attname), ', ' order by attnum)
-    from replication.data_columns(relation)
+    from replication.data_columns(t)
 $$;
-ALTER FUNCTION replication.projection(relation regclass, alias text) OWNER TO replication_owner;
-CREATE FUNCTION replication.queue_insert(table_name text, buries boolean) RETURNS text
+ALTER FUNCTION replication.projection(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+CREATE FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  function_name constant text := format('replication.%I', 'capture_' || t.table_id);
+begin
+  execute format('create or replace trigger replication_capture_insert after insert on %s '
+                 'referencing new table as new_rows for each statement execute function %s()',
+                 part, function_name);
+  execute format('create or replace trigger replication_capture_update after update on %s '
+                 'referencing old table as old_rows new table as new_rows '
+                 'for each statement execute function %s()', part, function_name);
+  execute format('create or replace trigger replication_capture_delete after delete on %s '
+                 'referencing old table as old_rows for each statement execute function %s()',
+                 part, function_name);
+  -- TRUNCATE fires for every table it empties, partitions included.
+  if (select relkind from pg_class where oid = part) <> 'p' then
+    execute format('create or replace trigger replication_capture_truncate before truncate on %s '
+                   'for each statement execute function replication.capture_truncate(%L)', part, t.table_id);
+    if part <> t.relation then
+      execute format('grant select on %s to replication_owner', part);
+    end if;
+  end if;
+end $$;
+ALTER FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) OWNER TO replication_owner;
+CREATE FUNCTION replication.put_stamps(relation regclass, clock_offset interval DEFAULT '00:00:00'::interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  not_captured constant jsonb := (
+    select jsonb_object_agg(a.attname, null)
+      from pg_attribute a
+      join pg_type y on y.oid = a.atttypid
+      join replication.replicated_tables t on t.relation = a.attrelid
+     where a.attrelid = put_stamps.relation and a.attnum > 0 and not a.attisdropped
+       and a.attname <> 'replication_version' and y.typtype <> 'd'  -- a domain may refuse null
+       and not exists (select from replication.data_columns(t) c where c.attnum = a.attnum));
+begin
+  -- Nullable: a program that knows all columns of a table may well insert a null here.
+  execute format('alter table %s alter column replication_version drop not null, '
+                 'alter column replication_version set default (((%s) operator(pg_catalog.<<) 10) operator(pg_catalog.|) %s::pg_catalog.int8)',
+                 relation, replication.clock_expression(clock_offset), (select id from replication.contour));
+  execute format('create or replace trigger zz_replication_stamp_update before update on %s '
+                 'for each row execute function replication.%s', relation,
+                 case when not_captured is null then 'stamp_update()'
+                      else format('stamp_update_of_captured(%L)', not_captured) end);
+end $$;
+ALTER FUNCTION replication.put_stamps(relation regclass, clock_offset interval) OWNER TO replication_owner;
+CREATE FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
   select case when buries then format($sql$,
 __buried as (
-  insert into replication.replication_tombstones as s (table_name, record_key, version)
-  select %L, __key, __version from __events where __operation = 'DELETE'
+  insert into replication.replication_tombstones as s (table_name, record_key, long_key, version)
+  select %1$L, %2$s, nullif(__key, %2$s), __version from __events where __operation = 'DELETE'
   on conflict on constraint replication_tombstones_pkey
   do update set version = greatest(s.version, excluded.version), deleted_at = excluded.deleted_at
-)$sql$, table_name) else '' end || format($sql$
-insert into replication.replication_queue
-  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, txid)
-select __id, ($1 || lpad(to_hex(__id), 12, '0'))::uuid, %L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, $2
-  from __events$sql$, table_name)
+)$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
+insert into replication.replication_queue_%1$s
+  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, txid%2$s)
+select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
+       __version, __base, (hashtext(__key) & 15)::smallint, %5$s%6$s
+  from %7$s$sql$,
+    (select active_slot from replication.queue_ring),
+    case when may_lack_image then ', parked_at, last_error' else '' end,
+    seed, t.table_name, txid,
+    case when may_lack_image then $sql$,
+       case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
+       case when __payload is null and __operation <> 'DELETE'
+            then 'the row is too large to be written as an event' end$sql$ else '' end,
+    events)
 $_$;
-ALTER FUNCTION replication.queue_insert(table_name text, buries boolean) OWNER TO replication_owner;
+ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO replication_owner;
 CREATE FUNCTION replication.refresh_capture(t replication.replicated_tables) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
   function_name constant text := format('replication.%I', 'capture_' || t.table_id);
+  c constant replication.contour := (select c from replication.contour c);
 begin
-  -- plpgsql variables stand in for $1 and $2 of the generated statements. The table is named by its
-  -- OID, so that a rename between two statements can't break the function.
+  -- Two sessions that replace a function at once fail.
+  perform pg_advisory_xact_lock(hashtextextended('replication.refresh_capture', 0));
+  -- The table is named by its OID, so that a rename between two statements can't break the function.
   execute format($sql$
 create or replace function %1$s() returns trigger language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set "DateStyle" = 'ISO, YMD' set "IntervalStyle" = 'postgres' set "TimeZone" = 'UTC'
-set extra_float_digits = 1 set bytea_output = 'hex' set lc_monetary = 'C' set xmlbinary = 'base64'
-as $capture$
+set search_path = pg_catalog, pg_temp %2$s
+as %3$L $sql$,
+    function_name,
+    (select string_agg(format('set %I = %L', setting, value), ' ') from replication.text_settings(t)),
+    format($sql$
 declare
-  -- Randomness once a statement: a UUID for each row would cost more than all else together.
-  seed constant text := overlay(left(gen_random_uuid()::text, 24) placing '8' from 15);
+  -- Event ids are UUIDs of version 8: microseconds, contour, incarnation, queue id. After a restore the
+  -- ids come again, the time does not.
+  clock constant text := to_hex((date_part('epoch', clock_timestamp()) * 1000000)::bigint);
+  seed constant text := left(clock, 8) || '-' || substr(clock, 9, 4) || '-8' || substr(clock, 13) || %3$L;
+  salt constant bigint := hashtextextended(seed, %4$s);
   txid constant bigint := pg_current_xact_id()::text::bigint;
   shape text;
-  lowest bigint;      -- version among the new rows; null: the statement touched no row
-  bar bigint;         -- no new version may be at or below it without a closer look
-  lifting boolean;
+  compiled boolean;   -- whether the statements below know the table as it is
+  earliest constant bigint := replication.clock() - 1000000  -- a second, should the clock be set back
+    - (date_part('epoch', clock_timestamp() - statement_timestamp()) * 1000000)::bigint;
   -- A snapshot taken at the transaction's beginning may not show the newest tombstone of a key. Such
   -- writers lock the tombstones of new keys, and fail with a serialization error if one is newer.
   careful constant boolean := current_setting('transaction_isolation') <> 'read committed';
+  nested constant boolean := coalesce(current_setting('replication.nested_%5$s', true), '') <> '';
+  replication_role constant text := current_setting('session_replication_role');
+  queued bigint;
+  large boolean := false;
+  largest bigint;
+  registered replication.replicated_tables;
+  pinned text[];
 begin
-  if tg_op = 'DELETE' then
-    select replication.table_fingerprint(%2$s::regclass), 1 into shape, lowest from old_rows limit 1;
-  else
-    select replication.table_fingerprint(%2$s::regclass), min(n.replication_version)
-      into shape, lowest from new_rows n;
-    if not careful then
-      bar := (select max(s.version) from replication.replication_tombstones s
-               where s.table_name = %3$L);
-    end if;
-    if tg_op = 'UPDATE' then
-      bar := greatest(bar, (select max(o.replication_version) from old_rows o));
-    end if;
+  if tg_relid <> %1$s and pg_partition_root(tg_relid) is distinct from %1$s::regclass then
+    return null;  -- a partition that has been detached
   end if;
-  if lowest is null then
+  if pg_trigger_depth() > 1 then
+    perform set_config('replication.nested_%5$s', 'yes', true);
+  end if;
+  if tg_op = 'DELETE' then
+    select replication.table_fingerprint(%1$s::regclass) into shape from old_rows limit 1;
+  else
+    select replication.table_fingerprint(%1$s::regclass) into shape from new_rows limit 1;
+  end if;
+  if not found then
     return null;
   end if;
-  if tg_op = 'UPDATE' and bar >= lowest then  -- rows that did not change have old versions
-    select min(n.replication_version) into lowest from new_rows n
-     where not exists (select from old_rows o where o.replication_version = n.replication_version);
-    if lowest is null then
+  compiled := shape = %2$L;
+  if compiled then  -- the common way: one statement, which queues nothing if it will not do
+    if tg_op = 'INSERT' then
+%6$s;
+    elsif tg_op = 'UPDATE' then
+%7$s;
+    else
+%8$s;
+      get diagnostics queued = row_count;
+      if queued = (select count(*) from old_rows) then
+        return null;
+      end if;
+    end if;
+    if found and tg_op <> 'DELETE' then
       return null;
     end if;
   end if;
-  lifting := tg_op <> 'DELETE' and (careful or coalesce(bar >= lowest, false));
-  if careful and lifting then
-    execute (select replication.lock_statement(t, tg_op)
-               from replication.replicated_tables t where t.table_id = %5$s);
+  if careful and tg_op <> 'DELETE' then
+    execute replication.lock_statement(replication.current_table(%5$s), tg_op);
   end if;
-  if lifting then
-    perform set_config('session_replication_role', 'replica', true);
-  end if;
-  if shape is distinct from %4$L then
-    execute (select replication.capture_statement(t, tg_op, lifting)
-               from replication.replicated_tables t where t.table_id = %5$s) using seed, txid;
+  perform set_config('session_replication_role', 'replica', true);
+  if not compiled then
+    null;
   elsif tg_op = 'INSERT' then
-    if lifting then
-%6$s;
-    else
-%7$s;
-    end if;
+    large := not %9$s;
   elsif tg_op = 'UPDATE' then
-    if lifting then
-%8$s;
-    else
-%9$s;
-    end if;
+    large := not (%9$s and %10$s);
   else
-%10$s;
+    large := not %10$s;
   end if;
-  if lifting then
-    perform set_config('session_replication_role', 'origin', true);
+  if not compiled or large then
+    -- The columns have changed since, or a row is so large that its image may not fit into 1 GB. Those
+    -- are tried whole first, then without the images of the largest.
+    registered := replication.current_table(%5$s);
+    pinned := array(select array[s.setting, current_setting(s.setting), s.value]
+                      from replication.text_settings(registered) s);
+    for i in 1 .. coalesce(array_length(pinned, 1), 0) loop
+      perform set_config(pinned[i][1], pinned[i][3], true);
+    end loop;
+    foreach largest in array array[null, 16777216, 262144] loop
+      begin
+        execute replication.capture_statement(registered, tg_op, tg_op <> 'DELETE', largest)
+          using seed, txid, earliest;
+        exit;
+      exception when program_limit_exceeded or internal_error or out_of_memory then
+        if largest = 262144 then
+          raise;
+        end if;
+      end;
+    end loop;
+    for i in 1 .. coalesce(array_length(pinned, 1), 0) loop
+      perform set_config(pinned[i][1], pinned[i][2], true);
+    end loop;
+  elsif tg_op = 'INSERT' then
+%11$s;
+  elsif tg_op = 'UPDATE' then
+%12$s;
   end if;
+  if tg_op = 'DELETE' then
+    execute replication.revive_statement(replication.current_table(%5$s)) using seed, txid;
+    perform set_config('replication.nested_%5$s', 'yes', true);
+  end if;
+  perform set_config('session_replication_role', replication_role, true);
   return null;
-end $capture$ $sql$,
-    function_name, t.relation::oid, t.table_name, replication.table_fingerprint(t.relation),
-    t.table_id,
-    replication.with_variables(replication.capture_statement(t, 'INSERT', true)),
-    replication.with_variables(replication.capture_statement(t, 'INSERT', false)),
-    replication.with_variables(replication.capture_statement(t, 'UPDATE', true)),
-    replication.with_variables(replication.capture_statement(t, 'UPDATE', false)),
-    replication.with_variables(replication.capture_statement(t, 'DELETE', false)));
+end $sql$,
+    t.relation::oid, replication.table_fingerprint(t.relation),
+    lpad(to_hex(c.id & 255), 2, '0') || '-' || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3) || '-',
+    hashtextextended(c.incarnation::text, 0), t.table_id,
+    replication.capture_statement(t, 'INSERT', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
+    replication.capture_statement(t, 'UPDATE IN PLACE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
+    replication.capture_statement(t, 'DELETE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
+    replication.small_expression(t, 'n', 'new_rows'),
+    case when t.full_before then replication.small_expression(t, 'o', 'old_rows') else 'true' end,
+    replication.capture_statement(t, 'INSERT', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
+    replication.capture_statement(t, 'UPDATE', true, null, 'old_rows', 'seed', 'txid', 'earliest', false)));
   execute format('alter function %s() owner to replication_owner', function_name);
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
                  'Capture trigger of ' || t.table_name || '; generated by replication.refresh_capture.');
   update replication.replicated_tables r
-     set fingerprint = replication.table_fingerprint(t.relation)
+     set fingerprint = replication.table_fingerprint(t.relation),
+         key_columns = t.key_columns, include = t.include, exclude = t.exclude,
+         listed_attnums = (select array_agg(a.attnum order by l.position)
+                             from unnest(coalesce(t.include, t.exclude)) with ordinality as l(name, position)
+                             left join pg_attribute a on a.attrelid = t.relation and a.attname = l.name)
    where r.table_id = t.table_id;
 end $_$;
 ALTER FUNCTION replication.refresh_capture(t replication.replicated_tables) OWNER TO replication_owner;
-CREATE FUNCTION replication.refuse_truncate() RETURNS trigger
-    LANGUAGE plpgsql
+CREATE FUNCTION replication.refresh_captures() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-  raise exception using errcode = 'feature_not_supported', table = tg_table_name,
-    message = format('table %I.%I is replicated, and TRUNCATE can''t be', tg_table_schema, tg_table_name),
-    hint = 'DELETE FROM the table, or remove_table_from_replication() first.';
+  if not pg_try_advisory_xact_lock(hashtextextended('replication.refresh_capture', 0)) then
+    return 0;
+  end if;
+  return replication.follow_schema_changes();
 end $$;
-ALTER FUNCTION replication.refuse_truncate() OWNER TO replication_owner;
+ALTER FUNCTION replication.refresh_captures() OWNER TO replication_owner;
+CREATE FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+  relation constant regclass := wanted.relation;
+  stray text;
+begin
+  if exists (select from replication.replicated_tables r
+              where r.table_name = wanted.table_name and r.relation <> wanted.relation) then
+    raise exception using errcode = 'duplicate_object',
+      message = format('table %s can''t be replicated: the events of %s are called %s already', relation,
+                       (select r.relation from replication.replicated_tables r
+                         where r.table_name = wanted.table_name), wanted.table_name),
+      hint = 'Topics and events are named after the table. Rename one of the two, or remove the other '
+             'from replication.';
+  end if;
+  if wanted.include is not null and wanted.exclude is not null then
+    raise exception using errcode = 'invalid_parameter_value',
+      message = format('table %s: include and exclude can''t both be given', relation),
+      hint = 'Name the columns that travel, or those that don''t.';
+  end if;
+  if array_position(coalesce(wanted.include, wanted.exclude), null) is not null
+     or array_ndims(coalesce(wanted.include, wanted.exclude)) > 1 then
+    raise exception using errcode = 'null_value_not_allowed',
+      message = format('table %s: a list of columns holds names, and no null', relation),
+      hint = 'Write include => array[''a'', ''b''].';
+  end if;
+  select name into stray from unnest(coalesce(wanted.include, wanted.exclude)) as u(name)
+   where not exists (select from pg_attribute a where a.attrelid = relation and a.attname = u.name
+                        and a.attnum > 0 and not a.attisdropped and a.attname <> 'replication_version')
+   limit 1;
+  if stray is not null and registered.table_id is null then
+    raise exception using errcode = 'undefined_column',
+      message = format('table %s has no column %I to list', relation, stray),
+      hint = 'Names are written as in the catalog, without quotes: ''Mixed Case'', not ''"Mixed Case"''.';
+  end if;
+  select name into stray from unnest(wanted.exclude) as u(name) where name = any(wanted.key_columns) limit 1;
+  if stray is not null then
+    raise exception using errcode = 'invalid_parameter_value',
+      message = format('table %s: the key column %I can''t be excluded', relation, stray),
+      hint = 'The key tells which row a change belongs to.';
+  end if;
+  if registered.table_id is null then
+    return;
+  end if;
+  stray := case when registered.full_before <> wanted.full_before then 'full_before'
+                when registered.capture_truncate <> wanted.capture_truncate then 'capture_truncate'
+                when not replication.same_names(registered.include, wanted.include) then 'include'
+                when not replication.same_names(registered.exclude, wanted.exclude) then 'exclude' end;
+  if stray is not null then
+    raise exception using errcode = 'object_not_in_prerequisite_state',
+      message = format('table %s is replicated already, with another %s', relation, stray),
+      hint = format('In one transaction, so that no change is missed: '
+                    'select remove_table_from_replication(%1$L); select setup_table_for_replication(%1$L, …);',
+                    relation);
+  end if;
+end $_$;
+ALTER FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) OWNER TO replication_owner;
 CREATE FUNCTION replication.refuse_unfit_table(relation regclass) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -337,6 +836,8 @@ declare
   c pg_class;
   key pg_constraint;
   bad_key name;
+  generated_key name;
+  bad_part regclass;
   problem text;
   remedy text;
 begin
@@ -355,24 +856,34 @@ begin
               then coalesce(nullif(a.atttypmod, -1), (select typtypmod from pg_type where oid = a.atttypid)) <> -1
          when b.oid in ('text'::regtype, 'varchar'::regtype)
               then (select collisdeterministic from pg_collation where oid = a.attcollation)
-         else b.typtype = 'e' end
+         else b.typtype = 'e' and b.oid = a.atttypid end  -- domains over enums have no =
          from pg_type b where b.oid = replication.base_type(a.atttypid)), false)
    limit 1;
+  select a.attname into generated_key from pg_attribute a
+   where a.attrelid = relation and a.attnum = any(key.conkey) and a.attgenerated <> '' limit 1;
+  select p.relid into bad_part from pg_partition_tree(relation) p join pg_class l on l.oid = p.relid
+   where l.relkind not in ('r', 'p') or l.relpersistence <> 'p' limit 1;
   if c.oid is null then
     problem := 'it does not exist';
     remedy := 'Give the name of an existing table.';
-  elsif c.relkind = 'p' or c.relispartition then
-    problem := 'it is partitioned';
-    remedy := 'Partitioned tables are not supported yet.';
-  elsif c.relkind <> 'r' then
+  elsif c.relispartition then
+    problem := format('it is a partition of %s', pg_partition_root(relation));
+    remedy := format('Set up the whole table: setup_table_for_replication(%L).', pg_partition_root(relation));
+  elsif c.relkind not in ('r', 'p') then
     problem := 'it is not an ordinary table';
     remedy := 'Only tables are replicated, no views, foreign tables or sequences.';
+  elsif c.relpersistence = 't' then
+    problem := 'it is temporary';
+    remedy := 'Replicate a table that other sessions can see.';
   elsif c.relpersistence <> 'p' then
-    problem := case c.relpersistence when 't' then 'it is temporary' else 'it is unlogged' end;
+    problem := 'it is unlogged';
     remedy := 'Rows that a crash may empty can''t be kept equal: ALTER TABLE … SET LOGGED.';
-  elsif exists (select from pg_inherits where inhrelid = relation or inhparent = relation) then
+  elsif bad_part is not null then
+    problem := format('its partition %s is a foreign table, or unlogged', bad_part);
+    remedy := 'Detach that partition, or make it an ordinary logged table.';
+  elsif c.relkind = 'r' and exists (select from pg_inherits where inhrelid = relation or inhparent = relation) then
     problem := 'it takes part in inheritance';
-    remedy := 'Use separate tables.';
+    remedy := 'Use separate tables, or declarative partitioning.';
   elsif c.relnamespace = 'replication'::regnamespace
         or c.relnamespace in (select oid from pg_namespace where nspname in ('pg_catalog', 'information_schema')) then
     problem := 'it belongs to the system';
@@ -380,6 +891,13 @@ begin
   elsif key.oid is null then
     problem := 'it has no primary key';
     remedy := format('ALTER TABLE %s ADD PRIMARY KEY (…).', relation);
+  elsif exists (select from pg_attribute a where a.attrelid = relation and a.attnum = any(key.conkey)
+                   and a.attname = 'replication_version') then
+    problem := 'its primary key has the column replication_version';
+    remedy := 'Rename that column; the name is needed for the version.';
+  elsif generated_key is not null then
+    problem := format('its key column %s is generated', generated_key);
+    remedy := 'Use a key of columns that applications write.';
   elsif key.condeferrable then
     problem := 'its primary key is deferrable';
     remedy := 'Make the key NOT DEFERRABLE: upserts can''t use a deferrable one.';
@@ -389,133 +907,343 @@ begin
   elsif exists (select from pg_constraint where conrelid = relation and contype in ('u', 'x') and condeferrable) then
     problem := 'it has a deferrable unique or exclusion constraint';
     remedy := 'Make it NOT DEFERRABLE: deferrable ones are not checked while remote changes are applied.';
-  elsif c.relrowsecurity then
+  elsif exists (select from pg_class l where l.relrowsecurity
+                   and (l.oid = relation or l.oid in (select relid from pg_partition_tree(relation)))) then
     problem := 'it has row level security';
     remedy := 'ALTER TABLE … DISABLE ROW LEVEL SECURITY: policies would hide rows from the applier.';
   elsif exists (select from pg_attribute where attrelid = relation and attname = 'replication_version'
-                   and not attisdropped and (atttypid <> 'bigint'::regtype or not attnotnull)) then
+                   and not attisdropped and atttypid <> 'bigint'::regtype) then
     problem := 'it has a column replication_version of its own';
     remedy := 'Rename that column; the name is needed for a bigint.';
   else
     return;
   end if;
-  raise exception using errcode = 'wrong_object_type', table = c.relname,
+  raise exception using errcode = 'wrong_object_type',
+    table = coalesce(c.relname, relation::text),
     message = format('table %s can''t be replicated: %s', relation, problem), hint = remedy;
 end $$;
 ALTER FUNCTION replication.refuse_unfit_table(relation regclass) OWNER TO replication_owner;
+CREATE FUNCTION replication.remove_published(retention interval, most integer) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+  leaf regclass;
+  stays boolean;
+  removed bigint := 0;
+  gone bigint;
+begin
+  for leaf in
+    select inhrelid from pg_inherits where inhparent = 'replication.replication_queue'::regclass order by 1
+  loop
+    stays := leaf = (select format('replication.replication_queue_%s', active_slot)::regclass
+                       from replication.queue_ring);
+    if not stays then
+      execute format('select exists (select from %s where not published)', leaf) into stays;
+    end if;
+    continue when not stays;
+    execute format('delete from %1$s where ctid = any(array('
+                   '  select ctid from %1$s where published and published_at < clock_timestamp() - $1 '
+                   '   limit $2 for update skip locked))', leaf)
+      using retention, most - removed;
+    get diagnostics gone = row_count;
+    removed := removed + gone;
+    exit when removed >= most;
+  end loop;
+  return removed;
+end $_$;
+ALTER FUNCTION replication.remove_published(retention interval, most integer) OWNER TO replication_owner;
 CREATE FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
   registered replication.replicated_tables;
-  trigger_name text;
+  part regclass;
+  ours boolean;
 begin
   delete from replication.replicated_tables r
    where r.relation = remove_table_from_replication.relation returning * into registered;
-  for trigger_name in
-    select tgname from pg_trigger
-     where tgrelid = relation and not tgisinternal
-       and (tgname like 'zz\_replication\_stamp\_%' or tgname like 'replication\_capture\_%'
-            or tgname = 'replication_refuse_truncate')
-  loop
-    execute format('drop trigger %I on %s', trigger_name, relation);
+  ours := registered.table_id is not null
+          or coalesce((select col_description(attrelid, attnum) like 'Set by replication_pipeline%'
+                         from pg_attribute where attrelid = relation and attname = 'replication_version'
+                          and not attisdropped), false);
+  for part in select relation union select relid from pg_partition_tree(relation) loop
+    perform replication.drop_triggers(part);
   end loop;
   if registered.table_id is not null then
     execute format('drop function if exists replication.%I()', 'capture_' || registered.table_id);
-    execute format('revoke select, insert, update, delete on %s from replication_consumer', relation);
-    execute format('revoke select, update on %s from replication_owner', relation);
+    perform replication.revoke_rights(registered);
   end if;
-  if drop_version_column then
+  if drop_version_column and ours then
     execute format('alter table %s drop column if exists replication_version', relation);
+  elsif registered.table_id is not null then
+    execute format('alter table %s alter column replication_version set default 0', relation);
   end if;
 end $$;
 ALTER FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) OWNER TO replication_owner;
-CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT false) RETURNS void
+CREATE FUNCTION replication.revive_statement(t replication.replicated_tables) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+  select format($sql$
+with __found as materialized (
+  select t.replication_version as __former, o.replication_version as __base, %5$s
+    from old_rows o join %1$s t on %2$s
+   where coalesce(t.replication_version, 0) <= o.replication_version
+     for update of t
+),
+__lifted as (
+  update %1$s t
+     set replication_version = ((c.__base >> 10) + 1) << 10 | (select id from replication.contour)
+    from __found c where %7$s
+  returning %3$s as __key, %4$s as __payload, null::json as __before, t.replication_version as __version,
+            c.__base, c.__former, 'UPDATE' as __operation
+),
+__raised as (
+  update replication.replication_queue q set version = l.__version
+    from __lifted l
+   where q.txid = $2 and q.table_name = %6$L and q.record_key = l.__key and q.version = l.__former
+     and not q.published
+  returning q.record_key
+)$sql$,
+    t.relation, replication.key_match(t, 't.%2$I', 'o.%2$I'), replication.key_expression(t, 't'),
+    replication.image_expression(t, 't', null), replication.key_list(t, 't.%2$I as __k%1$s', ', '),
+    t.table_name, replication.key_match(t, 't.%2$I', 'c.__k%1$s'))
+    || replication.queue_insert(
+         t, '(select nextval(''replication.replication_queue_id_seq'') as __id, c.* from __lifted c '
+            'where c.__key not in (select record_key from __raised)) __e',
+         false, false, '$1', '$2')
+$_$;
+ALTER FUNCTION replication.revive_statement(t replication.replicated_tables) OWNER TO replication_owner;
+CREATE FUNCTION replication.revoke_rights(t replication.replicated_tables) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  given text;
+  heir integer;
+begin
+  foreach given in array t.granted loop
+    if given not like 'USAGE %' then
+      execute format('revoke %s on %s from %I', split_part(given, ' ', 1), t.relation, split_part(given, ' ', 2));
+      continue;
+    end if;
+    -- The last replicated table of a schema takes the right on it along.
+    select r.table_id into heir
+      from replication.replicated_tables r join pg_class c on c.oid = r.relation
+     where c.relnamespace = (select relnamespace from pg_class where oid = t.relation) limit 1;
+    if found then
+      update replication.replicated_tables r
+         set granted = array_append(array_remove(r.granted, given), given) where r.table_id = heir;
+    else
+      execute format('revoke usage on schema %s from %I',
+                     (select relnamespace::regnamespace from pg_class where oid = t.relation),
+                     split_part(given, ' ', 2));
+    end if;
+  end loop;
+end $$;
+ALTER FUNCTION replication.revoke_rights(t replication.replicated_tables) OWNER TO replication_owner;
+CREATE FUNCTION replication.rotate_queue(retention interval) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '200ms'
+    AS $_$
+declare
+  ring replication.queue_ring;
+  slot smallint;
+  leaf regclass;
+  found_some boolean;
+  removed bigint := 0;
+begin
+  select * into ring from replication.queue_ring for update skip locked;
+  if not found then
+    return 0;  -- another cleanup is at it
+  end if;
+  foreach slot in array array[0, 1, 2, 3] loop
+    continue when slot = ring.active_slot;
+    leaf := format('replication.replication_queue_%s', slot);
+    execute format('select exists (select from %s)', leaf) into found_some;
+    continue when not found_some;
+    execute format('select exists (select from %1$s where not published) '
+                   'or exists (select from %1$s where published_at >= clock_timestamp() - $1)', leaf)
+       into found_some using retention;
+    continue when found_some;
+    begin
+      execute format('lock table %s in access exclusive mode', leaf);
+      -- Rows may have come to wait again meanwhile.
+      execute format('select exists (select from %s where not published)', leaf) into found_some;
+      if not found_some then
+        removed := removed + (select greatest(reltuples, 0) from pg_class where oid = leaf);
+        execute format('truncate %s', leaf);
+      end if;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+  if ring.active_since < clock_timestamp() - retention / 2 then
+    slot := (ring.active_slot + 1) % 4;
+    execute format('select exists (select from replication.replication_queue_%s)', slot) into found_some;
+    if not found_some then
+      update replication.queue_ring set active_slot = slot, active_since = clock_timestamp();
+      perform replication.forget_dropped_tables();
+      perform replication.refresh_capture(replication.current_table(t.table_id))
+         from replication.replicated_tables t;
+    end if;
+  end if;
+  return removed;
+end $_$;
+ALTER FUNCTION replication.rotate_queue(retention interval) OWNER TO replication_owner;
+CREATE FUNCTION replication.same_names(one text[], other text[]) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select (one is null) = (other is null) and coalesce(one <@ other and other <@ one, true)
+$$;
+ALTER FUNCTION replication.same_names(one text[], other text[]) OWNER TO replication_owner;
+CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'warning'
     AS $$
 declare
-  c pg_class;
-  key pg_constraint;
+  wanted replication.replicated_tables;
   registered replication.replicated_tables;
-  name_in_events constant text := (
-    select case when n.nspname = 'public' then r.relname else n.nspname || '.' || r.relname end
-      from pg_class r join pg_namespace n on n.oid = r.relnamespace where r.oid = relation);
-  function_name text;
+  part regclass;
 begin
-  select * into c from pg_class where oid = relation;
+  perform replication.forget_dropped_tables();
   perform replication.refuse_unfit_table(relation);
-  select * into key from pg_constraint where conrelid = relation and contype = 'p';
   execute format('lock table %s in share row exclusive mode', relation);
-  execute format('alter table %s add column if not exists replication_version bigint not null default 0',
-                 relation);
+  select case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end
+    into wanted.table_name
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
+  select table_id into registered.table_id from replication.replicated_tables r
+   where r.relation = setup_table_for_replication.relation;
+  if found then
+    registered := replication.current_table(registered.table_id);
+    wanted.table_name := registered.table_name;
+  end if;
+  wanted.relation := relation;
+  wanted := replication.with_current_key(wanted);
+  wanted.full_before := coalesce(full_before, registered.full_before, false);
+  wanted.capture_truncate := coalesce(capture_truncate, registered.capture_truncate, false);
+  wanted.include := coalesce(include, case when exclude is null then registered.include end);
+  wanted.exclude := coalesce(exclude, case when include is null then registered.exclude end);
+  perform replication.refuse_bad_options(registered, wanted);
+  execute format('alter table %s add column if not exists replication_version bigint default 0', relation);
   execute format('comment on column %s.replication_version is %L', relation,
                  'Set by replication_pipeline: µs since 1970 << 10 | contour. Not for applications.');
-  insert into replication.replicated_tables as r
-         (table_name, relation, key_columns, full_before, fingerprint)
-  values (name_in_events, relation,
-          (select array_agg(a.attname::text order by k.position)
-             from unnest(key.conkey) with ordinality k(attnum, position)
-             join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum),
-          setup_table_for_replication.full_before, '')
-  on conflict on constraint replicated_tables_relation_key
-  do update set key_columns = excluded.key_columns, full_before = excluded.full_before
-  returning * into registered;
-  perform replication.refresh_capture(registered);
-  function_name := format('replication.%I', 'capture_' || registered.table_id);
-  -- `zz`: BEFORE triggers fire by name, and the version must be stamped last.
-  execute format('create or replace trigger zz_replication_stamp_insert before insert on %s '
-                 'for each row execute function replication.stamp_insert()', relation);
-  execute format('create or replace trigger zz_replication_stamp_update before update on %s '
-                 'for each row execute function replication.stamp_update()', relation);
-  execute format('create or replace trigger replication_capture_insert after insert on %s '
-                 'referencing new table as new_rows for each statement execute function %s()',
-                 relation, function_name);
-  execute format('create or replace trigger replication_capture_update after update on %s '
-                 'referencing old table as old_rows new table as new_rows '
-                 'for each statement execute function %s()', relation, function_name);
-  execute format('create or replace trigger replication_capture_delete after delete on %s '
-                 'referencing old table as old_rows for each statement execute function %s()',
-                 relation, function_name);
-  execute format('create or replace trigger replication_refuse_truncate before truncate on %s '
-                 'for each statement execute function replication.refuse_truncate()', relation);
-  execute format('grant usage on schema %I to replication_consumer, replication_owner',
-                 (select nspname from pg_namespace where oid = c.relnamespace));
-  execute format('grant select, insert, update, delete on %s to replication_consumer', relation);
-  execute format('grant select, update on %s to replication_owner', relation);
+  if registered.table_id is null then
+    insert into replication.replicated_tables
+           (table_name, relation, key_columns, full_before, include, exclude, capture_truncate, fingerprint)
+    values (wanted.table_name, relation, wanted.key_columns, wanted.full_before, wanted.include,
+            wanted.exclude, wanted.capture_truncate, '')
+    returning * into registered;
+  end if;
+  perform replication.refresh_capture(replication.current_table(registered.table_id));
+  perform replication.put_stamps(relation);
+  for part in select relation union select relid from pg_partition_tree(relation) loop
+    perform replication.put_capture_triggers(registered, part);
+  end loop;
+  perform replication.grant_rights(registered.table_id);
 end $$;
-ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean) OWNER TO replication_owner;
-CREATE FUNCTION replication.stamp_insert() RETURNS trigger
-    LANGUAGE plpgsql
+ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) OWNER TO replication_owner;
+CREATE FUNCTION replication.size_expression(t replication.replicated_tables, alias text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    begin
-      new.replication_version := (((date_part('epoch', clock_timestamp()) * 1000000)::bigint + 0) << 10) | 1;
-      return new;
-    end $$;
-ALTER FUNCTION replication.stamp_insert() OWNER TO replication_owner;
+  select string_agg(format('coalesce(pg_column_size(%s.%I), 0)', alias, c.attname), ' + ')
+    from replication.data_columns(t) c
+    join pg_attribute a on a.attrelid = t.relation and a.attnum = c.attnum
+   where a.attlen = -1
+     and not (replication.base_type(c.type_id) in ('varchar'::regtype, 'bpchar'::regtype)
+              and a.atttypmod between 0 and 1000)
+     and not (replication.base_type(c.type_id) = 'numeric'::regtype and a.atttypmod >= 0)
+$$;
+ALTER FUNCTION replication.size_expression(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+CREATE FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select coalesce('(select max(' || replication.size_expression(t, alias) || ') from ' || rows_of || ' '
+                  || alias || ') <= 262144', 'true')
+$$;
+ALTER FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) OWNER TO replication_owner;
 CREATE FUNCTION replication.stamp_update() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
     begin
       new.replication_version := old.replication_version;
       if not (new operator(pg_catalog.*=) old) then
-        new.replication_version := (greatest((date_part('epoch', clock_timestamp()) * 1000000)::bigint + 0, (old.replication_version >> 10) + 1) << 10) | 1;
+        new.replication_version := (greatest((pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8, (old.replication_version operator(pg_catalog.>>) 10)
+          operator(pg_catalog.+) 1) operator(pg_catalog.<<) 10) operator(pg_catalog.|) 1::pg_catalog.int8;
       end if;
       return new;
     end $$;
 ALTER FUNCTION replication.stamp_update() OWNER TO replication_owner;
+CREATE FUNCTION replication.stamp_update_of_captured() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+    begin
+      new.replication_version := old.replication_version;
+      if not (pg_catalog.jsonb_populate_record(new, tg_argv[0]::pg_catalog.jsonb)
+              operator(pg_catalog.*=)
+              pg_catalog.jsonb_populate_record(old, tg_argv[0]::pg_catalog.jsonb)) then
+        new.replication_version := (greatest((pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8, (old.replication_version operator(pg_catalog.>>) 10)
+          operator(pg_catalog.+) 1) operator(pg_catalog.<<) 10) operator(pg_catalog.|) 1::pg_catalog.int8;
+      end if;
+      return new;
+    end $$;
+ALTER FUNCTION replication.stamp_update_of_captured() OWNER TO replication_owner;
 CREATE FUNCTION replication.table_fingerprint(relation regclass) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select md5(string_agg(concat_ws(':', c.relnamespace, c.relname, a.attnum, a.attname, a.atttypid,
-                                  a.atttypmod, a.attgenerated), ',' order by a.attnum))
-    from pg_class c join pg_attribute a on a.attrelid = c.oid
+  select md5(concat(n.nspname, ':', c.relname, ':', k.conkey, ':', string_agg(
+           concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), ','
+           order by a.attnum)))
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    join pg_attribute a on a.attrelid = c.oid
+    left join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
    where c.oid = relation and a.attnum > 0 and not a.attisdropped
+   group by n.nspname, c.relname, k.conkey
 $$;
 ALTER FUNCTION replication.table_fingerprint(relation regclass) OWNER TO replication_owner;
+CREATE FUNCTION replication.text_settings(t replication.replicated_tables) RETURNS TABLE(setting text, value text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  with kinds as (
+    select case when y.typtype = 'e' or y.oid in
+                     ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
+                      'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype, 'numeric'::regtype,
+                      'json'::regtype, 'jsonb'::regtype, 'bytea'::regtype, 'inet'::regtype,
+                      'cidr'::regtype) then 'plain'
+                when y.oid in ('float4'::regtype, 'float8'::regtype) then 'float'
+                when y.oid in ('date'::regtype, 'timestamp'::regtype) then 'date'
+                when y.oid = 'timestamptz'::regtype then 'zoned'
+                else 'other' end as kind
+      from replication.data_columns(t) c
+      join pg_type y on y.oid = replication.base_type(c.type_id)
+  )
+  select s.setting, s.value
+    from (values ('DateStyle', 'ISO, YMD', '{date,zoned,other}'::text[]),
+                 ('TimeZone', 'UTC', '{zoned,other}'),
+                 ('extra_float_digits', '1', '{float,other}'),
+                 ('IntervalStyle', 'postgres', '{other}'), ('bytea_output', 'hex', '{other}'),
+                 ('lc_monetary', 'C', '{other}'), ('array_nulls', 'on', '{other}'),
+                 ('quote_all_identifiers', 'off', '{other}'))
+           as s(setting, value, matters)
+   where exists (select from kinds where kind = any(s.matters))
+$$;
+ALTER FUNCTION replication.text_settings(t replication.replicated_tables) OWNER TO replication_owner;
+CREATE FUNCTION replication.tombstone_key(record_key text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+  select case when octet_length(record_key) <= 1000 then record_key else 'md5:' || md5(record_key) end
+$$;
+ALTER FUNCTION replication.tombstone_key(record_key text) OWNER TO replication_owner;
 CREATE FUNCTION replication.wire_expression(reference text, type_id oid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -524,11 +1252,17 @@ declare
   base constant oid := replication.base_type(type_id);
   element constant oid := (select typelem from pg_type where oid = base and typsubscript = 'array_subscript_handler'::regproc);
   element_kind constant "char" := (select typtype from pg_type where oid = element);
+  -- A cast to text may be the work of a user: it would decide what travels, and run with our rights.
+  -- format() calls the output function.
+  as_text constant text := case when base < 16384 then reference || '::text'
+    else format('case when num_nulls(%1$s) = 0 then format(''%%s'', %1$s) end', reference) end;
 begin
-  if base in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype,
-              'float4'::regtype, 'float8'::regtype, 'text'::regtype, 'varchar'::regtype,
-              'bpchar'::regtype, 'uuid'::regtype) then
+  if base in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
+              'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype) then
     return reference;
+  elsif base in ('float4'::regtype, 'float8'::regtype) then  -- JSON numbers have no negative zero
+    return format('case when %1$s = 0 and %1$s::text = ''-0'' then to_json(''-0''::text) else to_json(%1$s) end',
+                  reference);
   elsif base = 'timestamptz'::regtype then  -- UTC by the pinned TimeZone
     return format('case when %1$s >= ''0001-01-01Z''::timestamptz and %1$s < ''10000-01-01Z''::timestamptz '
                   'then replace(replace(%1$s::text, '' '', ''T''), ''+00'', ''Z'') else %1$s::text end',
@@ -539,25 +1273,39 @@ begin
   elsif base = 'bytea'::regtype then
     return format('translate(encode(%s, ''base64''), E''\n'', '''')', reference);
   elsif element in ('json'::regtype, 'jsonb'::regtype) or element_kind in ('c', 'd') then
-    return reference || '::text';
+    return as_text;
   elsif element <> 0 then
     return format('case when array_ndims(%1$s) is null or (array_ndims(%1$s) = 1 and array_lower(%1$s, 1) = 1) '
-                  'then to_json(%2$s) else to_json(%1$s::text) end', reference,
-                  case when element in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
-                                        'bool'::regtype, 'float4'::regtype, 'float8'::regtype,
-                                        'text'::regtype, 'varchar'::regtype, 'uuid'::regtype)
-                       then reference else reference || '::text[]' end);
+                  'then %2$s else to_json(%3$s) end', reference,
+                  case when element in ('float4'::regtype, 'float8'::regtype)
+                       then format(
+                         'case when ''0'' = any(%1$s) then regexp_replace(to_json(%1$s)::text, '
+                         '''([[,])-0(?=[],])'', ''\1"-0"'', ''g'')::json else to_json(%1$s) end', reference)
+                       when element in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                                        'bool'::regtype, 'text'::regtype, 'varchar'::regtype,
+                                        'bpchar'::regtype, 'uuid'::regtype)
+                       then format('to_json(%s)', reference)
+                       else format('to_json(%s::text[])', case when base < 16384 then reference else as_text end)
+                  end, as_text);
   end if;
-  return reference || '::text';
+  return as_text;
 end $_$;
 ALTER FUNCTION replication.wire_expression(reference text, type_id oid) OWNER TO replication_owner;
-CREATE FUNCTION replication.with_variables(statement text) RETURNS text
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION replication.with_current_key(t replication.replicated_tables) RETURNS replication.replicated_tables
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-  select replace(replace(statement, '($1 ||', '(seed ||'), ', $2' || E'\n', ', txid' || E'\n')
-$_$;
-ALTER FUNCTION replication.with_variables(statement text) OWNER TO replication_owner;
+    AS $$
+begin
+  t.key_columns := coalesce(
+    (select array_agg(a.attname::text order by k.position)
+       from pg_constraint c
+      cross join unnest(c.conkey) with ordinality k(attnum, position)
+       join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.attnum
+      where c.conrelid = t.relation and c.contype = 'p'),
+    t.key_columns);
+  return t;
+end $$;
+ALTER FUNCTION replication.with_current_key(t replication.replicated_tables) OWNER TO replication_owner;
 CREATE TABLE replication.consumer_offsets (
     topic text NOT NULL,
     partition integer NOT NULL,
@@ -618,6 +1366,14 @@ CREATE TABLE replication.publish_shards (
     shard smallint NOT NULL
 );
 ALTER TABLE replication.publish_shards OWNER TO replication_owner;
+CREATE TABLE replication.queue_ring (
+    only_row boolean DEFAULT true NOT NULL,
+    active_slot smallint DEFAULT 0 NOT NULL,
+    active_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT queue_ring_active_slot_check CHECK (((active_slot >= 0) AND (active_slot <= 3))),
+    CONSTRAINT queue_ring_only_row_check CHECK (only_row)
+);
+ALTER TABLE replication.queue_ring OWNER TO replication_owner;
 ALTER TABLE replication.replicated_tables ALTER COLUMN table_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME replication.replicated_tables_table_id_seq
     START WITH 1
@@ -650,8 +1406,15 @@ ALTER TABLE replication.replication_conflicts ALTER COLUMN id ADD GENERATED ALWA
     NO MAXVALUE
     CACHE 1
 );
+CREATE SEQUENCE replication.replication_queue_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE replication.replication_queue_id_seq OWNER TO replication_owner;
 CREATE TABLE replication.replication_queue (
-    id bigint NOT NULL,
+    id bigint DEFAULT nextval('replication.replication_queue_id_seq'::regclass) NOT NULL,
     event_id uuid NOT NULL,
     table_name text NOT NULL,
     operation text NOT NULL,
@@ -668,23 +1431,98 @@ CREATE TABLE replication.replication_queue (
     attempts integer DEFAULT 0 NOT NULL,
     last_error text,
     parked_at timestamp with time zone,
-    CONSTRAINT parked_is_not_published CHECK ((NOT (published AND (parked_at IS NOT NULL)))),
-    CONSTRAINT payload_fits_operation CHECK (((payload IS NULL) = (operation = 'DELETE'::text))),
-    CONSTRAINT published_has_time CHECK ((published = (published_at IS NOT NULL))),
-    CONSTRAINT replication_queue_attempts_check CHECK ((attempts >= 0)),
-    CONSTRAINT replication_queue_operation_check CHECK ((operation = ANY (ARRAY['INSERT'::text, 'UPDATE'::text, 'DELETE'::text, 'SNAPSHOT'::text]))),
-    CONSTRAINT replication_queue_version_check CHECK ((version > 0))
+    ring_slot smallint DEFAULT 0 NOT NULL
+)
+PARTITION BY LIST (ring_slot);
+ALTER TABLE replication.replication_queue OWNER TO replication_owner;
+CREATE TABLE replication.replication_queue_0 (
+    id bigint DEFAULT nextval('replication.replication_queue_id_seq'::regclass) CONSTRAINT replication_queue_id_not_null NOT NULL,
+    event_id uuid CONSTRAINT replication_queue_event_id_not_null NOT NULL,
+    table_name text CONSTRAINT replication_queue_table_name_not_null NOT NULL,
+    operation text CONSTRAINT replication_queue_operation_not_null NOT NULL,
+    record_key text CONSTRAINT replication_queue_record_key_not_null NOT NULL,
+    payload json,
+    before json,
+    version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
+    base_version bigint,
+    shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
+    published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    published_at timestamp with time zone,
+    attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
+    last_error text,
+    parked_at timestamp with time zone,
+    ring_slot smallint DEFAULT 0 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
-ALTER TABLE replication.replication_queue OWNER TO replication_owner;
-ALTER TABLE replication.replication_queue ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
-    SEQUENCE NAME replication.replication_queue_id_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
-);
+ALTER TABLE replication.replication_queue_0 OWNER TO replication_owner;
+CREATE TABLE replication.replication_queue_1 (
+    id bigint DEFAULT nextval('replication.replication_queue_id_seq'::regclass) CONSTRAINT replication_queue_id_not_null NOT NULL,
+    event_id uuid CONSTRAINT replication_queue_event_id_not_null NOT NULL,
+    table_name text CONSTRAINT replication_queue_table_name_not_null NOT NULL,
+    operation text CONSTRAINT replication_queue_operation_not_null NOT NULL,
+    record_key text CONSTRAINT replication_queue_record_key_not_null NOT NULL,
+    payload json,
+    before json,
+    version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
+    base_version bigint,
+    shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
+    published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    published_at timestamp with time zone,
+    attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
+    last_error text,
+    parked_at timestamp with time zone,
+    ring_slot smallint DEFAULT 1 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
+ALTER TABLE replication.replication_queue_1 OWNER TO replication_owner;
+CREATE TABLE replication.replication_queue_2 (
+    id bigint DEFAULT nextval('replication.replication_queue_id_seq'::regclass) CONSTRAINT replication_queue_id_not_null NOT NULL,
+    event_id uuid CONSTRAINT replication_queue_event_id_not_null NOT NULL,
+    table_name text CONSTRAINT replication_queue_table_name_not_null NOT NULL,
+    operation text CONSTRAINT replication_queue_operation_not_null NOT NULL,
+    record_key text CONSTRAINT replication_queue_record_key_not_null NOT NULL,
+    payload json,
+    before json,
+    version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
+    base_version bigint,
+    shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
+    published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    published_at timestamp with time zone,
+    attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
+    last_error text,
+    parked_at timestamp with time zone,
+    ring_slot smallint DEFAULT 2 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
+ALTER TABLE replication.replication_queue_2 OWNER TO replication_owner;
+CREATE TABLE replication.replication_queue_3 (
+    id bigint DEFAULT nextval('replication.replication_queue_id_seq'::regclass) CONSTRAINT replication_queue_id_not_null NOT NULL,
+    event_id uuid CONSTRAINT replication_queue_event_id_not_null NOT NULL,
+    table_name text CONSTRAINT replication_queue_table_name_not_null NOT NULL,
+    operation text CONSTRAINT replication_queue_operation_not_null NOT NULL,
+    record_key text CONSTRAINT replication_queue_record_key_not_null NOT NULL,
+    payload json,
+    before json,
+    version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
+    base_version bigint,
+    shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
+    published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    published_at timestamp with time zone,
+    attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
+    last_error text,
+    parked_at timestamp with time zone,
+    ring_slot smallint DEFAULT 3 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
+ALTER TABLE replication.replication_queue_3 OWNER TO replication_owner;
 CREATE TABLE replication.replication_tombstones (
     table_name text NOT NULL,
     record_key text NOT NULL,
@@ -692,6 +1530,7 @@ CREATE TABLE replication.replication_tombstones (
     deleted_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     unsettled boolean DEFAULT false NOT NULL,
     settle_horizon xid8,
+    long_key text,
     CONSTRAINT replication_tombstones_version_check CHECK ((version > 0))
 );
 ALTER TABLE replication.replication_tombstones OWNER TO replication_owner;
@@ -759,6 +1598,10 @@ CREATE VIEW replication.status AS
                    FROM replication.workers) w_1) w);
 ALTER VIEW replication.status OWNER TO replication_owner;
 COMMENT ON VIEW replication.status IS 'One row: backlog, lag in seconds, parked events, live workers and counters of this contour.';
+ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_0 FOR VALUES IN ('0');
+ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_1 FOR VALUES IN ('1');
+ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_2 FOR VALUES IN ('2');
+ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_3 FOR VALUES IN ('3');
 ALTER TABLE ONLY replication.consumer_offsets
     ADD CONSTRAINT consumer_offsets_pkey PRIMARY KEY (topic, partition);
 ALTER TABLE ONLY replication.contour
@@ -771,6 +1614,8 @@ ALTER TABLE ONLY replication.processed_events
     ADD CONSTRAINT processed_events_pkey PRIMARY KEY (event_id);
 ALTER TABLE ONLY replication.publish_shards
     ADD CONSTRAINT publish_shards_pkey PRIMARY KEY (shard);
+ALTER TABLE ONLY replication.queue_ring
+    ADD CONSTRAINT queue_ring_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY replication.replicated_tables
     ADD CONSTRAINT replicated_tables_pkey PRIMARY KEY (table_id);
 ALTER TABLE ONLY replication.replicated_tables
@@ -779,8 +1624,6 @@ ALTER TABLE ONLY replication.replicated_tables
     ADD CONSTRAINT replicated_tables_table_name_key UNIQUE (table_name);
 ALTER TABLE ONLY replication.replication_conflicts
     ADD CONSTRAINT replication_conflicts_pkey PRIMARY KEY (id);
-ALTER TABLE ONLY replication.replication_queue
-    ADD CONSTRAINT replication_queue_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.replication_tombstones
     ADD CONSTRAINT replication_tombstones_pkey PRIMARY KEY (table_name, record_key);
 ALTER TABLE ONLY replication.workers
@@ -788,11 +1631,35 @@ ALTER TABLE ONLY replication.workers
 CREATE INDEX parked_events_table ON replication.parked_events USING btree (table_name, id);
 CREATE INDEX processed_events_age ON replication.processed_events USING brin (processed_at);
 CREATE INDEX replication_conflicts_age ON replication.replication_conflicts USING btree (recorded_at);
-CREATE INDEX replication_queue_parked ON replication.replication_queue USING btree (table_name, record_key) WHERE (parked_at IS NOT NULL);
-CREATE INDEX replication_queue_published ON replication.replication_queue USING btree (published_at) WHERE published;
-CREATE INDEX replication_queue_waiting ON replication.replication_queue USING btree (shard, id) WHERE (NOT published);
+CREATE INDEX replication_queue_parked ON ONLY replication.replication_queue USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_0_hashtext_idx ON replication.replication_queue_0 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_published ON ONLY replication.replication_queue USING brin (published_at);
+CREATE INDEX replication_queue_0_published_at_idx ON replication.replication_queue_0 USING brin (published_at);
+CREATE INDEX replication_queue_waiting ON ONLY replication.replication_queue USING btree (shard, id) WHERE (NOT published);
+CREATE INDEX replication_queue_0_shard_id_idx ON replication.replication_queue_0 USING btree (shard, id) WHERE (NOT published);
+CREATE INDEX replication_queue_1_hashtext_idx ON replication.replication_queue_1 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_1_published_at_idx ON replication.replication_queue_1 USING brin (published_at);
+CREATE INDEX replication_queue_1_shard_id_idx ON replication.replication_queue_1 USING btree (shard, id) WHERE (NOT published);
+CREATE INDEX replication_queue_2_hashtext_idx ON replication.replication_queue_2 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_2_published_at_idx ON replication.replication_queue_2 USING brin (published_at);
+CREATE INDEX replication_queue_2_shard_id_idx ON replication.replication_queue_2 USING btree (shard, id) WHERE (NOT published);
+CREATE INDEX replication_queue_3_hashtext_idx ON replication.replication_queue_3 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_3_published_at_idx ON replication.replication_queue_3 USING brin (published_at);
+CREATE INDEX replication_queue_3_shard_id_idx ON replication.replication_queue_3 USING btree (shard, id) WHERE (NOT published);
 CREATE INDEX replication_tombstones_unsettled ON replication.replication_tombstones USING btree (table_name) WHERE unsettled;
 CREATE INDEX replication_tombstones_version ON replication.replication_tombstones USING btree (table_name, version);
+ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_0_hashtext_idx;
+ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_0_published_at_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_0_shard_id_idx;
+ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_1_hashtext_idx;
+ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_1_published_at_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_1_shard_id_idx;
+ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_2_hashtext_idx;
+ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_2_published_at_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_2_shard_id_idx;
+ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_3_hashtext_idx;
+ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_3_published_at_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_3_shard_id_idx;
 GRANT USAGE ON SCHEMA replication TO replication_publisher;
 GRANT USAGE ON SCHEMA replication TO replication_consumer;
 GRANT USAGE ON SCHEMA replication TO replication_monitor;
@@ -801,25 +1668,57 @@ GRANT ALL ON FUNCTION replication.base_type(type_id oid) TO replication_consumer
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_publisher;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_consumer;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_monitor;
-REVOKE ALL ON FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, lifting boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.data_columns(relation regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.buried_key(t replication.replicated_tables, key text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.capture_truncate() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.clock() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.clock_expression(clock_offset interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.current_table(of_table integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.data_columns(t replication.replicated_tables) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.drop_triggers(part regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.follow_ddl() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.forget_dropped_tables() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.grant_rights(of_table integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.install_clock(clock_offset interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.key_expression(relation regclass, key_columns text[], alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.key_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.key_hash(t replication.replicated_tables, alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.next_version(predecessor bigint) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.projection(relation regclass, alias text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.queue_insert(table_name text, buries boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.projection(t replication.replicated_tables, alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.put_stamps(relation regclass, clock_offset interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.refresh_capture(t replication.replicated_tables) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.refuse_truncate() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.refresh_captures() FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.refresh_captures() TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.refuse_unfit_table(relation regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.remove_published(retention interval, most integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.remove_published(retention interval, most integer) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.stamp_insert() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.revive_statement(t replication.replicated_tables) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.revoke_rights(t replication.replicated_tables) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.rotate_queue(retention interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.rotate_queue(retention interval) TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.same_names(one text[], other text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.stamp_update() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.stamp_update_of_captured() FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.table_fingerprint(relation regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.table_fingerprint(relation regclass) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.text_settings(t replication.replicated_tables) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.tombstone_key(record_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.with_variables(statement text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_offsets TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;
@@ -835,12 +1734,28 @@ GRANT SELECT ON TABLE replication.processed_events TO replication_monitor;
 GRANT SELECT,UPDATE ON TABLE replication.publish_shards TO replication_publisher;
 GRANT SELECT ON TABLE replication.publish_shards TO replication_consumer;
 GRANT SELECT ON TABLE replication.publish_shards TO replication_monitor;
+GRANT SELECT ON TABLE replication.queue_ring TO replication_publisher;
+GRANT SELECT ON TABLE replication.queue_ring TO replication_consumer;
+GRANT SELECT ON TABLE replication.queue_ring TO replication_monitor;
 GRANT SELECT,DELETE ON TABLE replication.replication_conflicts TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.replication_conflicts TO replication_consumer;
 GRANT SELECT ON TABLE replication.replication_conflicts TO replication_monitor;
+GRANT SELECT ON SEQUENCE replication.replication_queue_id_seq TO replication_publisher;
 GRANT SELECT,DELETE,UPDATE ON TABLE replication.replication_queue TO replication_publisher;
 GRANT SELECT ON TABLE replication.replication_queue TO replication_consumer;
 GRANT SELECT ON TABLE replication.replication_queue TO replication_monitor;
+GRANT SELECT ON TABLE replication.replication_queue_0 TO replication_publisher;
+GRANT SELECT ON TABLE replication.replication_queue_0 TO replication_consumer;
+GRANT SELECT ON TABLE replication.replication_queue_0 TO replication_monitor;
+GRANT SELECT ON TABLE replication.replication_queue_1 TO replication_publisher;
+GRANT SELECT ON TABLE replication.replication_queue_1 TO replication_consumer;
+GRANT SELECT ON TABLE replication.replication_queue_1 TO replication_monitor;
+GRANT SELECT ON TABLE replication.replication_queue_2 TO replication_publisher;
+GRANT SELECT ON TABLE replication.replication_queue_2 TO replication_consumer;
+GRANT SELECT ON TABLE replication.replication_queue_2 TO replication_monitor;
+GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_publisher;
+GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_consumer;
+GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_monitor;
 GRANT SELECT ON TABLE replication.replication_tombstones TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.replication_tombstones TO replication_consumer;
 GRANT SELECT ON TABLE replication.replication_tombstones TO replication_monitor;

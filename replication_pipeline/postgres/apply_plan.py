@@ -40,6 +40,7 @@ class TablePlan:
     sweep_resurrected: sql.Composed
     bury: sql.Composed
     delete_rows: sql.Composed
+    make_way: sql.Composed | None
     parked_seqs: sql.Composed
     park_staged: sql.Composed
     count_verdicts: sql.Composed
@@ -119,6 +120,7 @@ def plan(table: Table) -> TablePlan:
     names = _Names(table)
     template = {name: sql.SQL(text) for name, text in TEMPLATES.items()}
     columns = table.columns
+    numbers = [c for c in columns if c.identity_always and c.name not in table.keys]
     common = {"table": names.table, "stage": names.stage, "same_key": names.same_key()}
     record_keys = _comma(sql.SQL("f.record -> {}").format(_literal(k)) for k in table.keys)
     simple = {
@@ -156,6 +158,14 @@ def plan(table: Table) -> TablePlan:
             ),
             target_columns=_comma(_of("t", c.name) for c in columns),
         ),
+        make_way=template["make_way"].format(
+            **common,
+            numbers_differ=sql.SQL(" or ").join(
+                sql.SQL("{} <> {}").format(_of("t", c.name), names.staged(c.name)) for c in numbers
+            ),
+        )
+        if numbers
+        else None,
         settle=template["settle"].format(
             table=names.table,
             and_not_referenced=_and_not_referenced(names, table),
@@ -220,7 +230,8 @@ def _and_not_referenced(names: _Names, table: Table) -> sql.Composed:
     return sql.SQL(" ").join(
         sql.SQL(
             "and not exists (select from {table} t join {child} c on {child_matches}, "
-            "jsonb_to_record(b.record_key::jsonb) as r({key_definitions}) where {ripe_key})"
+            "jsonb_to_record(coalesce(b.long_key, b.record_key)::jsonb) as r({key_definitions}) "
+            "where {ripe_key})"
         ).format(
             table=names.table,
             child=_identifier(*key.child_name),
@@ -276,7 +287,7 @@ def _decoded(column: Column) -> sql.Composed:
 
 def _type(column: Column) -> sql.SQL:
     # format_type() of the server's own catalog: quoted there, and the only text taken as it is.
-    return sql.SQL(column.type_name)
+    return sql.SQL(column.type_name.replace("%", "%%"))
 
 
 # psycopg looks for placeholders in the whole text, quoted names included: a % stands doubled.

@@ -1,5 +1,8 @@
 """Retention: removes what is finished and old, in small transactions.
 
+The queue is a ring of partitions: old published rows go with their whole partition, by TRUNCATE; only
+what can't go that way is deleted row by row.
+
 Never removed: unpublished and parked queue rows, parked events, and tombstones (until every contour
 is known to have passed them, a delete must be remembered).
 """
@@ -42,8 +45,24 @@ def clean_up(connection: Connection, settings: Settings) -> CleanupResult:
                 return removed
 
     with translating(f"contour {settings.contour.name}: cleaning up"):
-        published = remove("remove_published", cleanup.published)
+        published = _remove_published(connection, settings)
         processed = remove("remove_processed", cleanup.processed_events)
         conflicts = remove("remove_conflicts", cleanup.conflicts)
         row = connection.execute(sql["fold_workers"], {}).fetchone()
     return CleanupResult(published, processed, conflicts, row[0] if row else 0)
+
+
+def _remove_published(connection: Connection, settings: Settings) -> int:
+    sql = queries.load("maintenance")
+    parameters = {"age": settings.cleanup.published, "limit": settings.cleanup.batch_size}
+
+    def removed_by(name: str) -> int:
+        row = connection.execute(sql[name], parameters).fetchone()
+        return int(row[0]) if row else 0
+
+    removed = removed_by("rotate_queue")
+    while True:
+        count = removed_by("remove_published")
+        removed += count
+        if count < settings.cleanup.batch_size:
+            return removed

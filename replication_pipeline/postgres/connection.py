@@ -24,6 +24,9 @@ SESSION_SETTINGS = {
     "lc_monetary": "C",
     "client_encoding": "UTF8",
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "xmloption": "content",
+    "quote_all_identifiers": "off",  # type names are read from the catalog as text
 }
 
 

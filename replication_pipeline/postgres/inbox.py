@@ -282,6 +282,8 @@ class PostgresInbox:
             name | {"contour_id": self.settings.contour.id},
         ).fetchone()
         part.conflicts = row[0] if row else 0
+        if part.plan.make_way is not None:
+            self._execute(connection, part.plan.make_way)
         self._execute(connection, part.plan.upsert(), {"missing": None})
         for (missing,) in self._execute(connection, part.plan.column_sets).fetchall():
             self._execute(connection, part.plan.upsert(missing), {"missing": missing})

@@ -14,7 +14,7 @@ from psycopg import Connection
 from replication_pipeline.postgres.connection import check_identity
 from replication_pipeline.postgres.failures import translating_refusals
 from replication_pipeline.postgres.queries import sql_directory
-from replication_pipeline.settings import Settings
+from replication_pipeline.settings import Settings, TableOptions
 
 _INCLUDE: Final = re.compile(r"^\\ir (\S+)$", re.MULTILINE)
 
@@ -45,12 +45,23 @@ def install(connection: Connection, settings: Settings) -> None:
 def setup_table(connection: Connection, settings: Settings, table: str) -> None:
     """Capture ``table`` from now on, with the options of the configuration."""
     check_identity(connection, settings)
-    options = settings.tables.get(table)
+    options = settings.tables.get(table, TableOptions())
     with translating_refusals(f"contour {settings.contour.name}: table {table}"):
         connection.execute(
-            "select replication.setup_table_for_replication(%s::text::regclass, full_before => %s)",
-            (quoted(table), bool(options and options.full_before)),
+            "select replication.setup_table_for_replication(%s::text::regclass, full_before => %s,"
+            " include => %s, exclude => %s, capture_truncate => %s)",
+            (
+                quoted(table),
+                options.full_before,
+                _list(options.include),
+                _list(options.exclude),
+                options.capture_truncate,
+            ),
         )
+
+
+def _list(names: tuple[str, ...] | None) -> list[str] | None:
+    return None if names is None else list(names)
 
 
 def remove_table(

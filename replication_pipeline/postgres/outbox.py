@@ -2,7 +2,8 @@
 
 Locks: first shard rows, then queue rows, both FOR UPDATE SKIP LOCKED, both until commit. A shard has
 one holder at a time, so a key's events are claimed in the order of their ids, whatever the number of
-publishers. Nothing is remembered between claims; whoever holds the locks owns the work.
+publishers. Whoever holds the locks owns the work; between claims only the floors of ``LowWater`` are
+remembered, which spare the claims dead index entries.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ from replication_pipeline.domain.names import TableName
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.low_water import LowWater
 from replication_pipeline.postgres.session import Session
 from replication_pipeline.settings import Settings
 
 SHARDS: Final = 16
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 15
 SHARE_EVERY: Final = 1.0  # seconds between looks at how many publishers share the shards
+CLAIM_BYTES: Final = 8 * 2**20  # of a batch's rows as they are stored, compressed; one row at least
 SQL: Final = queries.load("outbox")
-PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+# Without sorting, the partitions of the queue are merged by their indexes.
+PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_sort")
 
 
 @dataclass(slots=True)
@@ -45,8 +49,11 @@ class PostgresOutbox:
     _share: int = field(default=SHARDS)
     _next_heartbeat: float = field(default=0.0)
     _next_share: float = field(default=0.0)
+    _low_water: LowWater = field(init=False)
+    _claimed: dict[int, int] = field(default_factory=dict)  # id → shard
 
     def __post_init__(self) -> None:
+        self._low_water = LowWater(SQL, tuple(range(SHARDS)))
         self._session = Session(self.settings, application_name="replicator_publisher")
 
     def claim(self, limit: int) -> Claim | None:
@@ -58,12 +65,20 @@ class PostgresOutbox:
             connection = self._connection()
             self._beat(connection)
             self._renew_share(connection)
-            row = connection.execute(SQL["anything_waiting"], prepare=True).fetchone()
+            self._low_water.refresh(connection)
+            every = list(range(SHARDS))
+            row = connection.execute(
+                SQL["anything_waiting"],
+                {"shards": every, "floors": self._low_water.of(every)},
+                prepare=True,
+            ).fetchone()
             if not (row and row[0]):
                 connection.rollback()
                 return None
             shards = self._lock_shards(connection)
-            events, oldest = self._claim_rows(connection, shards, limit) if shards else ((), None)
+            events, oldest = (
+                self._claim_rows(connection, shards, limit, fences=row[1]) if shards else ((), None)
+            )
             if not events or oldest is None:
                 connection.rollback()
                 return None
@@ -81,13 +96,19 @@ class PostgresOutbox:
                     f"contour {self.settings.contour.name}: the connection that held the claim is gone"
                 )
             if published:
-                connection.execute(SQL["mark_published"], {"ids": list(published)}, prepare=True)
+                connection.execute(
+                    SQL["mark_published"],
+                    {"shards": self._shards(published), "ids": list(published)},
+                    prepare=True,
+                )
             parked = 0
             if refused:
+                ids = [failure.event_id for failure in refused]
                 cursor = connection.execute(
                     SQL["mark_refused"],
                     {
-                        "ids": [failure.event_id for failure in refused],
+                        "shards": self._shards(ids),
+                        "ids": ids,
                         "errors": [f"{f.code}: {f.message}" for f in refused],
                         "max_attempts": self.settings.publisher.max_attempts,
                     },
@@ -122,6 +143,7 @@ class PostgresOutbox:
             return
         self._next_heartbeat = now + HEARTBEAT_EVERY
         self._count(connection, BatchResult(role="publisher"))
+        connection.execute(SQL["refresh_captures"])
         connection.commit()
 
     def _renew_share(self, connection: psycopg.Connection) -> None:
@@ -153,22 +175,33 @@ class PostgresOutbox:
         return [shard for (shard,) in rows]
 
     def _claim_rows(
-        self, connection: psycopg.Connection, shards: list[int], limit: int
+        self, connection: psycopg.Connection, shards: list[int], limit: int, *, fences: bool
     ) -> tuple[tuple[ClaimedEvent, ...], datetime | None]:
         cursor = connection.cursor(binary=True)
         cursor.execute(
             SQL["claim"],
-            {"shards": shards, "limit": limit, "source": self._source(connection)},
+            {
+                "shards": shards,
+                "floors": self._low_water.of(shards),
+                "fences": fences,
+                "limit": limit,
+                "bytes": CLAIM_BYTES,
+                "source": self._source(connection),
+            },
             prepare=True,
         )
-        rows: list[tuple[int, bytes, bytes, int, datetime, bytes]] = cursor.fetchall()
+        rows: list[tuple[int, int, bytes, bytes, int, datetime, bytes]] = cursor.fetchall()
+        self._claimed = {row[0]: row[1] for row in rows}
         events = tuple(
             ClaimedEvent(
                 id=id_, table=TableName(table.decode()), key=key, value=value, attempts=attempts
             )
-            for id_, table, key, attempts, _, value in rows
+            for id_, _, table, key, attempts, _, value in rows
         )
-        return events, min((row[4] for row in rows), default=None)
+        return events, min((row[5] for row in rows), default=None)
+
+    def _shards(self, ids: Sequence[int]) -> list[int]:
+        return [self._claimed[id_] for id_ in ids]
 
     def _source(self, connection: psycopg.Connection) -> str:
         """The constant first part of an event's ``source`` object, up to the schema's value."""

@@ -277,7 +277,7 @@ def test_ordinary_roles_are_captured_without_any_right_here(users: Contour) -> N
 
 def test_truncate_is_refused(users: Contour) -> None:
     users.run("insert into users (id) values (1)")
-    with pytest.raises(psycopg.errors.FeatureNotSupported, match="TRUNCATE can't be"):
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="TRUNCATE is not captured"):
         users.run("truncate users")
     assert users.value("select count(*) from users") == 1
 
@@ -363,7 +363,6 @@ def test_a_clock_that_jumps_back_does_not_turn_versions_back(users: Contour) -> 
         ("create view v as select 1 as id", "v", "not an ordinary table"),
         ("create unlogged table u (id int primary key)", "u", "unlogged"),
         ("create table d (id int primary key deferrable)", "d", "deferrable"),
-        ("create table p (id int primary key) partition by range (id)", "p", "partitioned"),
         ("create table i (id int primary key); create table k () inherits (i)", "i", "inheritance"),
         ("create table f (id float8 primary key)", "f", "key column id"),
         ("create table n (id numeric primary key)", "n", "key column id"),

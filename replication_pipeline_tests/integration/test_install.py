@@ -100,7 +100,7 @@ def test_an_upgrade_keeps_queue_and_tables(
     assert upgraded.returncode == 0, upgraded.stderr
     contour.run("insert into users (id, name) values (2, 'after')")
     assert [key for _, key, _ in contour.queue()] == ['{"id":1}', '{"id":2}']
-    assert contour.value("select schema_version from replication.contour") == 1
+    assert contour.value("select schema_version from replication.contour") == 2
 
 
 @pytest.mark.parametrize(

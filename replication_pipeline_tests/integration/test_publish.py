@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
 from collections import defaultdict
@@ -337,18 +338,32 @@ def test_idle_claims_write_nothing(users: list[Contour]) -> None:
         outbox.close()
 
 
-def test_the_claim_uses_its_index_at_depth(users: list[Contour]) -> None:
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bool) -> None:
+    """Every partition is read by (shard, id), whatever the statistics say."""
     contour = users[0]
     contour.run("insert into users (id) select generate_series(1, 20000)")
+    if analyzed:
+        contour.run("analyze replication_queue")
+    shards = list(range(SHARDS))
     with connect(contour.settings, application_name="test") as connection:
         pin_plans(connection, *PINNED)
         (plan,) = connection.execute(
             "explain (format json) " + SQL["claim"],
-            {"shards": list(range(SHARDS)), "limit": 500, "source": "{"},
+            {
+                "shards": shards,
+                "floors": [0] * SHARDS,
+                "fences": True,
+                "limit": 500,
+                "bytes": 1_000_000,
+                "source": "{",
+            },
         ).fetchone() or (None,)
     text = json.dumps(plan)
-    assert "replication_queue_waiting" in text
-    assert "Seq Scan" not in text
+    for slot in range(4):
+        assert f"replication_queue_{slot}_shard_id_idx" in text
+    assert not re.search(r"Seq Scan[^}]*replication_queue", text)
+    assert "Merge Append" in text
 
 
 def test_nothing_unsafe_in_the_producer_options(users: list[Contour]) -> None:

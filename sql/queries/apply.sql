@@ -131,7 +131,7 @@ update {stage} s
           from {stage} s
           left join {table} t on {same_key}
           left join replication.replication_tombstones b
-            on b.table_name = %(table)s and b.record_key = s.record_key) f
+            on b.table_name = %(table)s and b.record_key = replication.tombstone_key(s.record_key)) f
  where f.seq = s.seq and s.verdict = 'apply'
 
 -- name: lock_parents
@@ -173,6 +173,13 @@ with found as (
 )
 select count(*) from found
 
+-- name: make_way
+-- A GENERATED ALWAYS identity column takes a value from an INSERT alone. A row that gets another
+-- number (SET … = DEFAULT, or deleted and inserted again) is therefore inserted anew. Locked before.
+delete from {table} t using {stage} s
+ where s.verdict = 'apply' and s.op <> 'd' and s.missing_columns is null and {same_key}
+   and coalesce(t.replication_version, 0) < s.version and ({numbers_differ})
+
 -- name: upsert
 -- The whole row, or the columns that the event has. The guard matters when a local insert of the key
 -- commits while this statement waits for it.
@@ -183,7 +190,7 @@ select {staged_columns}, s.version from {stage} s
  order by {staged_keys}
 on conflict ({keys}) do update
    set {assignments} replication_version = excluded.replication_version
- where t.replication_version < excluded.replication_version
+ where coalesce(t.replication_version, 0) < excluded.replication_version
 
 -- name: column_sets
 -- Events of a contour whose table has fewer columns; normally none.
@@ -195,8 +202,8 @@ select distinct missing_columns from {stage}
 -- `decide` could not see. Whoever deleted it has committed, or `upsert` would still wait.
 delete from {table} t
  using {stage} s join replication.replication_tombstones b
-    on b.table_name = %(table)s and b.record_key = s.record_key
- where s.verdict = 'apply' and s.op <> 'd' and {same_key} and b.version >= t.replication_version
+    on b.table_name = %(table)s and b.record_key = replication.tombstone_key(s.record_key)
+ where s.verdict = 'apply' and s.op <> 'd' and {same_key} and b.version >= coalesce(t.replication_version, 0)
 
 -- name: park_referenced
 -- A parent that still has children waits until they are gone. The parent row is locked, so no new
@@ -210,9 +217,11 @@ update {stage} s
 -- name: bury
 -- The tombstone comes first; a local insert that waits for the row finds it. `unsettled`: the row
 -- is not to be seen, so a local insert may be on its way that does not see the tombstone either.
-insert into replication.replication_tombstones as b (table_name, record_key, version, unsettled)
-select %(table)s, s.record_key, s.version, s.current_version is null
-  from {stage} s where s.verdict = 'apply' and s.op = 'd' order by s.record_key
+insert into replication.replication_tombstones as b
+  (table_name, record_key, long_key, version, unsettled)
+select %(table)s, k.record_key, nullif(s.record_key, k.record_key), s.version, s.current_version is null
+  from {stage} s cross join lateral (select replication.tombstone_key(s.record_key) as record_key) k
+ where s.verdict = 'apply' and s.op = 'd' order by k.record_key
 on conflict (table_name, record_key) do update
    set version = excluded.version, deleted_at = clock_timestamp(), unsettled = excluded.unsettled,
        settle_horizon = null
@@ -221,7 +230,7 @@ on conflict (table_name, record_key) do update
 -- name: delete_rows
 -- Index: primary key.
 delete from {table} t using {stage} s
- where s.verdict = 'apply' and s.op = 'd' and {same_key} and t.replication_version < s.version
+ where s.verdict = 'apply' and s.op = 'd' and {same_key} and coalesce(t.replication_version, 0) < s.version
 
 -- name: park_staged
 -- The parked ones with their place in Kafka, taken from the batch by position.
@@ -259,7 +268,7 @@ on conflict (topic, partition, kafka_offset) do update
 -- tried first, so that no event keeps the others from their turn.
 select id, topic, partition, kafka_offset, event from replication.parked_events
  where table_name = any(%(tables)s::text[]) and reason <> 'malformed'
-   and (%(eagerly)s and reason in ('missing_parent', 'referenced')
+   and (%(eagerly)s and reason in ('missing_parent', 'referenced', 'unique_conflict')
         or retried_at < clock_timestamp() - least(attempts * interval '1 second', interval '1 minute'))
  order by retried_at limit %(limit)s for update skip locked
 
@@ -296,10 +305,10 @@ with ripe as (
         and settle_horizon <= pg_snapshot_xmin(pg_current_snapshot())
         for update skip locked))
      {and_not_referenced}
-  returning b.record_key, b.version
+  returning coalesce(b.long_key, b.record_key) as record_key, b.version
 )
 delete from {table} t using ripe b, jsonb_to_record(b.record_key::jsonb) as r({key_definitions})
- where {ripe_key} and t.replication_version <= b.version
+ where {ripe_key} and coalesce(t.replication_version, 0) <= b.version
 
 -- name: count_applied
 -- The worker's own row; no one else writes it.

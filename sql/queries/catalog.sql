@@ -12,7 +12,8 @@ select r.table_name, r.relation::oid::bigint, n.nspname, c.relname, r.key_column
 -- The base type decides the wire form, and stands in for a domain until the row is written: a delete
 -- has only the key, which a NOT NULL domain elsewhere in the row must not refuse.
 select a.attname,
-       case when t.typtype = 'd' then replication.base_type(a.atttypid)::regtype::text
+       case when t.typtype = 'd'
+                 then pg_catalog.format_type(replication.base_type(a.atttypid), -1)  -- any length
             else pg_catalog.format_type(a.atttypid, a.atttypmod) end,
        replication.base_type(a.atttypid)::regtype::text, a.attidentity = 'a'
   from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid

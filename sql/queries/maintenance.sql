@@ -1,13 +1,11 @@
 -- Retention. Every delete is bounded by %(limit)s rows and its own transaction, so that cleaning up
 -- never holds a snapshot for long. Unpublished and parked rows are never removed.
 
+-- name: rotate_queue
+select replication.rotate_queue(%(age)s::interval)
+
 -- name: remove_published
--- Index: replication_queue_published.
-delete from replication.replication_queue
- where ctid = any(array(
-   select ctid from replication.replication_queue
-    where published and published_at < clock_timestamp() - %(age)s::interval
-    order by published_at limit %(limit)s for update skip locked))
+select replication.remove_published(%(age)s::interval, %(limit)s)
 
 -- name: remove_processed
 -- Index: processed_events_age.

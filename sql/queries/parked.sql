@@ -13,10 +13,12 @@ select 'apply', id, table_name, record_key, reason, detail, attempts, parked_at
  limit %(limit)s
 
 -- name: retry_publish
--- Waiting again, with all attempts before it; its key's later events follow it.
+-- Waiting again, with all attempts before it; its key's later events follow it. A row that was too
+-- large for its image stays: there is nothing to send.
 update replication.replication_queue
    set parked_at = null, attempts = 0
- where parked_at is not null and (%(table)s::text is null or table_name = %(table)s)
+ where parked_at is not null and (payload is not null or operation = 'DELETE')
+   and (%(table)s::text is null or table_name = %(table)s)
    and (%(ids)s::bigint[] is null or id = any(%(ids)s))
 
 -- name: retry_apply

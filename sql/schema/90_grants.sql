@@ -7,8 +7,9 @@ declare
 begin
   execute 'alter schema replication owner to replication_owner';
   for object in
-    select case c.relkind when 'v' then 'view' else 'table' end as kind, c.oid::regclass as name
-      from pg_class c where c.relnamespace = 'replication'::regnamespace and c.relkind in ('r', 'v')
+    select case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind, c.oid::regclass as name
+      from pg_class c where c.relnamespace = 'replication'::regnamespace and c.relkind in ('r', 'p', 'v')
+        or c.oid = 'replication.replication_queue_id_seq'::regclass
   loop
     execute format('alter %s %s owner to replication_owner', object.kind, object.name);
   end loop;
@@ -16,7 +17,10 @@ begin
     select p.oid::regprocedure as name from pg_proc p
      where p.pronamespace = 'replication'::regnamespace
   loop
-    execute format('alter function %s owner to replication_owner', object.name);
+    -- follow_ddl() puts triggers on tables of others, so it stays with the superuser who installed it.
+    if object.name <> 'replication.follow_ddl()'::regprocedure then
+      execute format('alter function %s owner to replication_owner', object.name);
+    end if;
     execute format('revoke all on function %s from public', object.name);
   end loop;
 end $$;
@@ -30,17 +34,20 @@ grant select on all tables in schema replication
 -- Publishing: rows are marked, never made; cleanup removes published ones.
 grant update, delete on replication.replication_queue to replication_publisher;
 grant update on replication.publish_shards to replication_publisher;
+grant select on sequence replication.replication_queue_id_seq to replication_publisher;
 grant insert, update, delete on replication.workers
   to replication_publisher, replication_consumer;
 grant delete on replication.processed_events, replication.replication_conflicts
   to replication_publisher;
+grant execute on function replication.rotate_queue(interval), replication.refresh_captures(),
+  replication.remove_published(interval, integer) to replication_publisher;
 -- Applying.
 grant insert, update, delete on replication.processed_events, replication.consumer_offsets,
   replication.parked_events, replication.replication_tombstones, replication.replication_conflicts
   to replication_consumer;
 -- Its reading of the catalog (sql/queries/catalog.sql).
-grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid)
-  to replication_consumer;
+grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid),
+  replication.tombstone_key(text) to replication_consumer;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$

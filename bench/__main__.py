@@ -1,0 +1,121 @@
+"""``python -m bench``: run scenarios, and show what they measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Protocol
+
+import typer
+from rich.console import Console
+
+from bench import results
+from bench.capture import Capture
+from bench.explain_capture import CaptureSplit
+from bench.queue_health import QueueHealth
+from bench.report import show
+from bench.results import Result
+from bench.server import running
+from replication_pipeline.embedded import EmbeddedPostgres
+
+app = typer.Typer(help="Benchmarks.", no_args_is_help=True, add_completion=False)
+run = typer.Typer(help="Run a scenario and print its medians and ratios.", no_args_is_help=True)
+app.add_typer(run, name="run")
+
+CAPTURE: Final = Capture()
+SPLIT: Final = CaptureSplit()
+HEALTH: Final = QueueHealth()
+
+Programs = Annotated[
+    Path | None,
+    typer.Option("--postgres", help="Folder of another PostgreSQL's programs.", exists=True),
+]
+Directory = Annotated[
+    Path | None, typer.Option("--directory", help="Where the server's data go.", exists=True)
+]
+Rounds = Annotated[int, typer.Option(min=1, help="Measurements of each kind.")]
+Rows = Annotated[int, typer.Option(min=1, help="Rows of one bulk statement.")]
+Seconds = Annotated[int, typer.Option(min=0, help="Of single-row transactions in each round.")]
+Clients = Annotated[int, typer.Option(min=1, help="Of single-row transactions.")]
+Depths = Annotated[list[int], typer.Option("--depth", min=1, help="Events waiting; repeatable.")]
+Events = Annotated[int, typer.Option(min=1000, help='Of the "hour"; 1800000 are 500/s.')]
+Batch = Annotated[int, typer.Option(min=1, help="Events of one claim.")]
+
+
+class Scenario(Protocol):
+    @property
+    def server(self) -> Mapping[str, str]:
+        """Settings of the server beyond the usual."""
+        ...
+
+    def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]: ...
+
+
+def measure(scenario: Scenario, programs: Path | None, directory: Path | None) -> list[Result]:
+    with running(programs, directory, scenario.server) as server:
+        return scenario.run(server, Console(stderr=True))
+
+
+@run.command("capture")
+def _capture(
+    *,
+    rows: Rows = CAPTURE.rows,
+    rounds: Rounds = CAPTURE.rounds,
+    seconds: Seconds = CAPTURE.seconds,
+    clients: Clients = CAPTURE.clients,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """What capturing changes costs those who write them."""
+    scenario = Capture(rows=rows, rounds=rounds, seconds=seconds, clients=clients)
+    show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("capture-split")
+def _capture_split(
+    *,
+    rows: Rows = SPLIT.rows,
+    rounds: Rounds = SPLIT.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """Where each microsecond of capture goes."""
+    scenario = CaptureSplit(rows=rows, rounds=rounds)
+    show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("queue-health")
+def _queue_health(
+    *,
+    depth: Depths = [*HEALTH.depths],  # noqa: B006  typer copies it
+    events: Events = HEALTH.events,
+    batch: Batch = HEALTH.batch,
+    rounds: Rounds = HEALTH.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """A queue that is deep, and one that vacuum can't clean."""
+    scenario = QueueHealth(depths=tuple(depth), events=events, batch=batch, rounds=rounds)
+    show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("all")
+def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
+    """Every scenario with its usual sizes, one after the other."""
+    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH]
+    found = [measure(scenario, postgres, directory) for scenario in scenarios]
+    show(Console(), [result for one in found for result in one])
+
+
+@app.command()
+def report(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Result files; the newest of each scenario.")
+    ] = None,
+) -> None:
+    """Medians, spread and ratios of earlier runs."""
+    show(Console(), results.load(files or results.newest()))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m bench")

@@ -1,0 +1,78 @@
+"""Below which id nothing of a shard waits any more, so that a claim need not look there.
+
+Published rows leave dead entries in the index of waiting rows. PostgreSQL clears them away, but not
+while somebody holds an old snapshot; then every claim would walk over an hour's worth of them. So a
+publisher remembers, shard by shard, a floor that lies below everything unpublished.
+
+A greater id may commit before a smaller one, so the lowest waiting id that can be seen is not enough.
+A floor only moves up to an id that is *settled*: all transactions that ran when it was drawn have
+ended. (Capture takes its transaction number before it draws ids.) Floors live in memory and are
+forgotten every half minute, which bounds the delay of a row that someone sets back to unpublished.
+
+Not for correctness of order: a floor never passes an unpublished row, parked and fenced ones included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+
+REFRESH_EVERY: Final = 1.0  # seconds
+FORGET_EVERY: Final = 30.0  # seconds
+
+
+@dataclass(slots=True)
+class LowWater:
+    """Floors of all ``shards``; every row at or below its shard's floor is published."""
+
+    sql: Mapping[str, str]
+    shards: tuple[int, ...]
+    floors: dict[int, int] = field(init=False)
+    _settled: int = field(default=0)
+    _pending: tuple[int, int] | None = field(default=None)  # (id, first transaction after it)
+    _next_refresh: float = field(default=0.0)
+    _next_forget: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        self.floors = dict.fromkeys(self.shards, 0)
+
+    def of(self, shards: list[int]) -> list[int]:
+        """The floors of ``shards``, in their order."""
+        return [self.floors[shard] for shard in shards]
+
+    def refresh(self, connection: psycopg.Connection) -> None:
+        """Move the floors up, at most once a second. READ COMMITTED, outside of a claim."""
+        now = time.monotonic()
+        if now < self._next_refresh:
+            return
+        self._next_refresh = now + REFRESH_EVERY
+        if now >= self._next_forget:
+            self._next_forget = now + FORGET_EVERY
+            self.floors = dict.fromkeys(self.shards, 0)
+        self._settle(connection)
+        if min(self.floors.values()) >= self._settled:
+            return
+        rows = connection.execute(
+            self.sql["first_waiting"],
+            {"shards": list(self.shards), "floors": self.of(list(self.shards))},
+            prepare=True,
+        )
+        for shard, first in rows:
+            floor = self._settled if first is None else min(self._settled, first - 1)
+            self.floors[shard] = max(self.floors[shard], floor)
+
+    def _settle(self, connection: psycopg.Connection) -> None:
+        # Two statements, in this order: the snapshot must be younger than the id.
+        newest = connection.execute(self.sql["newest_id"]).fetchone()
+        running = connection.execute(self.sql["running"]).fetchone()
+        assert newest is not None
+        assert running is not None
+        lowest_running, not_begun = running
+        if self._pending is not None and lowest_running >= self._pending[1]:
+            self._settled, self._pending = self._pending[0], None
+        if self._pending is None:
+            self._pending = (newest[0], not_begun)
