@@ -1,5 +1,5 @@
 CREATE SCHEMA replication;
-ALTER SCHEMA replication OWNER TO replication_owner;
+ALTER SCHEMA replication OWNER TO postgres;
 CREATE FUNCTION replication.base_type(type_id oid) RETURNS oid
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -12,7 +12,7 @@ CREATE FUNCTION replication.base_type(type_id oid) RETURNS oid
   )
   select oid from chain where typtype <> 'd'
 $$;
-ALTER FUNCTION replication.base_type(type_id oid) OWNER TO replication_owner;
+ALTER FUNCTION replication.base_type(type_id oid) OWNER TO postgres;
 CREATE TABLE replication.replicated_tables (
     table_id integer NOT NULL,
     table_name text NOT NULL,
@@ -21,6 +21,7 @@ CREATE TABLE replication.replicated_tables (
     full_before boolean DEFAULT false NOT NULL,
     include text[],
     exclude text[],
+    compiled_slot smallint,
     listed_attnums smallint[],
     granted text[] DEFAULT '{}'::text[] NOT NULL,
     capture_truncate boolean DEFAULT false NOT NULL,
@@ -37,7 +38,7 @@ CREATE FUNCTION replication.buried_key(t replication.replicated_tables, key text
     from replication.data_columns(t) c join pg_type y on y.oid = c.type_id
    where c.attname = any(t.key_columns)
 $$;
-ALTER FUNCTION replication.buried_key(t replication.replicated_tables, key text) OWNER TO replication_owner;
+ALTER FUNCTION replication.buried_key(t replication.replicated_tables, key text) OWNER TO postgres;
 CREATE FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint DEFAULT NULL::bigint, source text DEFAULT 'old_rows'::text, seed text DEFAULT '$1'::text, txid text DEFAULT '$2'::text, earliest text DEFAULT '$3'::text, guarded boolean DEFAULT false) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -56,12 +57,18 @@ declare
   -- yields __key, __payload, __before, __version, __base, __operation, and but for IN PLACE __k1, …
   changes text;
   same_row constant text := replication.key_match(t, 't.%2$I', 'c.__k%1$s');
-  unchanged constant text := case
+  unchanged text := case
     when t.include is null and t.exclude is null then 'o.* *= n.*'
     else format('%s::text = %s::text', replication.image_expression(t, 'o', null),
                 replication.image_expression(t, 'n', null)) end;
   guard constant text := case when guarded then replication.guard_expression(t, operation, earliest) end;
 begin
+  if largest is not null and replication.size_expression(t, 'n') is not null then
+    -- Comparing would be too much as well: with its old version, such a row counts as unchanged.
+    unchanged := format('case when greatest(%s, %s) > %s then true else %s end',
+                        replication.size_expression(t, 'n'), replication.size_expression(t, 'o'), largest,
+                        unchanged);
+  end if;
   if operation = 'UPDATE' then
     -- A row that stayed as it was is on both sides. So is what came in between, where a statement
     -- changed a row twice, as two cascades do.
@@ -79,7 +86,7 @@ begin
     when 'UPDATE IN PLACE' then format(
       'select %s as __key, %s as __payload, %s as __before, n.replication_version as __version, '
       '       o.replication_version as __base, ''UPDATE'' as __operation '
-      '  from new_rows n join old_rows o on %s',
+      '  from new_rows n full join old_rows o on %s',  -- no nested loop, whatever the cached plan thinks
       replication.key_expression(t, 'n'), image, old_image, replication.key_match(t, 'n.%2$I', 'o.%2$I'))
     when 'UPDATE' then format(
       'select coalesce(__n.__key, __o.__key) as __key, __n.__payload, __o.__before, '
@@ -147,7 +154,7 @@ __events as (
          else 'false' end)
     || replication.queue_insert(t, '__events', operation = 'UPDATE', largest is not null, seed, txid);
 end $_$;
-ALTER FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) OWNER TO replication_owner;
+ALTER FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) OWNER TO postgres;
 CREATE FUNCTION replication.capture_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -161,8 +168,9 @@ CREATE FUNCTION replication.capture_truncate() RETURNS trigger
     AS $$
 declare
   t replication.replicated_tables;
+  largest bigint;
 begin
-  select * into t from replication.replicated_tables r where r.table_id = tg_argv[0]::integer;
+  t := replication.current_table(tg_argv[0]::integer);
   if t.table_id is null or tg_relid <> t.relation and pg_partition_root(tg_relid) is distinct from t.relation then
     return null;  -- a partition that has been detached
   end if;
@@ -179,15 +187,25 @@ begin
       hint = 'Begin it with READ COMMITTED: rows that a snapshot does not show would vanish here and stay '
              'elsewhere.';
   end if;
-  execute replication.capture_statement(t, 'TRUNCATE', false, source => format('only %s', tg_relid::regclass))
-    using overlay(left(gen_random_uuid()::text, 24) placing '8' from 15), pg_current_xact_id()::text::bigint;
+  foreach largest in array array[null, 262144] loop
+    begin
+      execute replication.capture_statement(t, 'TRUNCATE', false, largest,
+                                            source => format('only %s', tg_relid::regclass))
+        using overlay(left(gen_random_uuid()::text, 24) placing '8' from 15), pg_current_xact_id()::text::bigint;
+      exit;
+    exception when program_limit_exceeded or internal_error or out_of_memory then
+      if largest is not null then
+        raise;
+      end if;
+    end;
+  end loop;
   return null;
 end $$;
 ALTER FUNCTION replication.capture_truncate() OWNER TO replication_owner;
 CREATE FUNCTION replication.clock() RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8 $$;
-ALTER FUNCTION replication.clock() OWNER TO replication_owner;
+ALTER FUNCTION replication.clock() OWNER TO postgres;
 CREATE FUNCTION replication.clock_expression(clock_offset interval) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -197,7 +215,7 @@ CREATE FUNCTION replication.clock_expression(clock_offset interval) RETURNS text
          || case when clock_offset = '0' then ''
                  else format(' operator(pg_catalog.+) %s', (extract(epoch from clock_offset) * 1000000)::bigint) end
 $$;
-ALTER FUNCTION replication.clock_expression(clock_offset interval) OWNER TO replication_owner;
+ALTER FUNCTION replication.clock_expression(clock_offset interval) OWNER TO postgres;
 CREATE FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -210,7 +228,7 @@ CREATE FUNCTION replication.current_names(relation regclass, names text[], attnu
            l.name) order by l.position), '{}') end
     from unnest(names, attnums) with ordinality as l(name, attnum, position)
 $$;
-ALTER FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) OWNER TO replication_owner;
+ALTER FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) OWNER TO postgres;
 CREATE FUNCTION replication.current_table(of_table integer) RETURNS replication.replicated_tables
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -223,7 +241,7 @@ begin
   t.exclude := replication.current_names(t.relation, t.exclude, t.listed_attnums);
   return replication.with_current_key(t);
 end $$;
-ALTER FUNCTION replication.current_table(of_table integer) OWNER TO replication_owner;
+ALTER FUNCTION replication.current_table(of_table integer) OWNER TO postgres;
 CREATE FUNCTION replication.data_columns(t replication.replicated_tables) RETURNS TABLE(attnum smallint, attname name, type_id oid)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -237,7 +255,7 @@ CREATE FUNCTION replication.data_columns(t replication.replicated_tables) RETURN
              and (t.exclude is null or attname <> all(t.exclude)))
    order by attnum
 $$;
-ALTER FUNCTION replication.data_columns(t replication.replicated_tables) OWNER TO replication_owner;
+ALTER FUNCTION replication.data_columns(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.drop_triggers(part regclass) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -256,16 +274,28 @@ begin
     execute format('revoke select on %s from replication_owner', part);
   end if;
 end $$;
-ALTER FUNCTION replication.drop_triggers(part regclass) OWNER TO replication_owner;
+ALTER FUNCTION replication.drop_triggers(part regclass) OWNER TO postgres;
 CREATE FUNCTION replication.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  concerned constant integer[] := case when tg_tag not like 'DROP %' then array(
+    select distinct r.table_id
+      from pg_event_trigger_ddl_commands() d
+      join replication.replicated_tables r
+        on d.classid = 'pg_class'::regclass and r.relation in (d.objid, pg_partition_root(d.objid))
+           or d.classid = 'pg_namespace'::regclass
+              and d.objid = (select c.relnamespace from pg_class c where c.oid = r.relation)) end;
 begin
-  perform replication.follow_schema_changes(may_alter => true);
+  if concerned is null then
+    perform replication.forget_dropped_tables();
+  elsif cardinality(concerned) > 0 then
+    perform replication.follow_schema_changes(may_alter => true, only_tables => concerned);
+  end if;
 end $$;
 ALTER FUNCTION replication.follow_ddl() OWNER TO postgres;
-CREATE FUNCTION replication.follow_schema_changes(may_alter boolean DEFAULT false) RETURNS integer
+CREATE FUNCTION replication.follow_schema_changes(may_alter boolean DEFAULT false, only_tables integer[] DEFAULT NULL::integer[]) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -275,8 +305,14 @@ declare
   followed integer := 0;
 begin
   perform replication.forget_dropped_tables();
-  for t in select * from replication.replicated_tables loop
-    if t.fingerprint is distinct from replication.table_fingerprint(t.relation) then
+  for t in
+    select * from replication.replicated_tables r where only_tables is null or r.table_id = any(only_tables)
+  loop
+    if t.fingerprint is distinct from replication.table_fingerprint(t.relation)
+       or t.compiled_slot is distinct from (select active_slot from replication.queue_ring) then
+      continue when not may_alter
+        and (not pg_try_advisory_xact_lock(hashtext('replication.capture'), t.table_id)
+             or not exists (select from pg_constraint k where k.conrelid = t.relation and k.contype = 'p'));
       perform replication.refresh_capture(replication.current_table(t.table_id));
       if may_alter then
         perform replication.put_stamps(t.relation);
@@ -320,7 +356,7 @@ begin
   end if;
   return followed;
 end $$;
-ALTER FUNCTION replication.follow_schema_changes(may_alter boolean) OWNER TO replication_owner;
+ALTER FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) OWNER TO postgres;
 CREATE FUNCTION replication.forget_dropped_tables() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -335,7 +371,7 @@ begin
     execute format('drop function if exists replication.%I()', 'capture_' || dropped);
   end loop;
 end $$;
-ALTER FUNCTION replication.forget_dropped_tables() OWNER TO replication_owner;
+ALTER FUNCTION replication.forget_dropped_tables() OWNER TO postgres;
 CREATE FUNCTION replication.grant_rights(of_table integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -372,9 +408,17 @@ begin
        set granted = array_append(array_remove(r.granted, wanted.privilege || ' ' || wanted.role),
                                   wanted.privilege || ' ' || wanted.role)
      where r.table_id = of_table;
+    if not (case wanted.kind when 'schema' then has_schema_privilege(wanted.role, wanted.schema::oid, 'usage')
+                 else has_table_privilege(wanted.role, t.relation, wanted.privilege) end) then
+      raise exception using errcode = 'insufficient_privilege',
+        message = format('%s on %s can''t be granted to %s', wanted.privilege,
+                         case wanted.kind when 'schema' then 'schema ' || wanted.schema
+                              else 'table ' || t.relation end, wanted.role),
+        hint = 'Run this as the owner of both, or let the owner grant it first.';
+    end if;
   end loop;
 end $$;
-ALTER FUNCTION replication.grant_rights(of_table integer) OWNER TO replication_owner;
+ALTER FUNCTION replication.grant_rights(of_table integer) OWNER TO postgres;
 CREATE FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -395,7 +439,7 @@ CREATE FUNCTION replication.guard_expression(t replication.replicated_tables, op
         '= (select (bit_xor(%2$s), true) from old_rows o)',
         replication.key_hash(t, 'n'), replication.key_hash(t, 'o')) end), '')
 $_$;
-ALTER FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) OWNER TO replication_owner;
+ALTER FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) OWNER TO postgres;
 CREATE FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -404,7 +448,7 @@ CREATE FUNCTION replication.image_expression(t replication.replicated_tables, al
                 format('(select row_to_json(__row.*) from (select %s) __row)', replication.projection(t, alias)),
                 coalesce(replication.size_expression(t, alias), '0'), largest)
 $_$;
-ALTER FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) OWNER TO replication_owner;
+ALTER FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) OWNER TO postgres;
 CREATE FUNCTION replication.install_clock(clock_offset interval DEFAULT '00:00:00'::interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -455,11 +499,12 @@ begin
     end $body$ $sql$, clock, contour_id);
   for registered in
     select relation from replication.replicated_tables t join pg_class c on c.oid = t.relation
+     where pg_has_role(current_user, c.relowner, 'usage')  -- else the end of 50_setup_table.sql says so
   loop
     perform replication.put_stamps(registered, clock_offset);
   end loop;
 end $_$;
-ALTER FUNCTION replication.install_clock(clock_offset interval) OWNER TO replication_owner;
+ALTER FUNCTION replication.install_clock(clock_offset interval) OWNER TO postgres;
 CREATE FUNCTION replication.key_expression(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -476,19 +521,19 @@ CREATE FUNCTION replication.key_expression(t replication.replicated_tables, alia
     from unnest(t.key_columns) with ordinality as k(name, position)
     join replication.data_columns(t) c on c.attname = k.name
 $$;
-ALTER FUNCTION replication.key_expression(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+ALTER FUNCTION replication.key_expression(t replication.replicated_tables, alias text) OWNER TO postgres;
 CREATE FUNCTION replication.key_hash(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-  select case when count(*) = 1 and bool_and(replication.base_type(c.type_id)
-                                               in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))
-              then format('hashint8extended(%s.%I::bigint, salt)', alias, min(c.attname::text))
-              else format('hash_record_extended(row(%s), salt)',
-                          replication.key_list(t, alias || '.%2$I', ', ')) end
+    AS $$
+  select format('hashtextextended(%s, salt)',
+                case when count(*) = 1 and bool_and(replication.base_type(c.type_id)
+                                                      in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))
+                     then format('%s.%I::text', alias, min(c.attname::text))
+                     else replication.key_expression(t, alias) end)
     from replication.data_columns(t) c where c.attname = any(t.key_columns)
-$_$;
-ALTER FUNCTION replication.key_hash(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+$$;
+ALTER FUNCTION replication.key_hash(t replication.replicated_tables, alias text) OWNER TO postgres;
 CREATE FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -496,7 +541,7 @@ CREATE FUNCTION replication.key_list(t replication.replicated_tables, form text,
   select string_agg(format(form, k.position, k.name), separator order by k.position)
     from unnest(t.key_columns) with ordinality as k(name, position)
 $$;
-ALTER FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) OWNER TO replication_owner;
+ALTER FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) OWNER TO postgres;
 CREATE FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -510,7 +555,7 @@ CREATE FUNCTION replication.key_match(t replication.replicated_tables, one text,
     from unnest(t.key_columns) with ordinality as k(name, position)
     join replication.data_columns(t) c on c.attname = k.name
 $$;
-ALTER FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) OWNER TO replication_owner;
+ALTER FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) OWNER TO postgres;
 CREATE FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -525,12 +570,12 @@ on conflict on constraint replication_tombstones_pkey do update set version = s.
       replication.key_match(t, 'n.%2$I', 'o.%2$I'))
     else '' end)
 $_$;
-ALTER FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) OWNER TO replication_owner;
+ALTER FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) OWNER TO postgres;
 CREATE FUNCTION replication.next_version(predecessor bigint) RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select (greatest((pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8, (predecessor operator(pg_catalog.>>) 10) operator(pg_catalog.+) 1)
                      operator(pg_catalog.<<) 10) operator(pg_catalog.|) 1::pg_catalog.int8 $$;
-ALTER FUNCTION replication.next_version(predecessor bigint) OWNER TO replication_owner;
+ALTER FUNCTION replication.next_version(predecessor bigint) OWNER TO postgres;
 CREATE FUNCTION replication.projection(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -539,7 +584,7 @@ CREATE FUNCTION replication.projection(t replication.replicated_tables, alias te
                            attname), ', ' order by attnum)
     from replication.data_columns(t)
 $$;
-ALTER FUNCTION replication.projection(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+ALTER FUNCTION replication.projection(t replication.replicated_tables, alias text) OWNER TO postgres;
 CREATE FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -565,7 +610,7 @@ begin
     end if;
   end if;
 end $$;
-ALTER FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) OWNER TO replication_owner;
+ALTER FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) OWNER TO postgres;
 CREATE FUNCTION replication.put_stamps(relation regclass, clock_offset interval DEFAULT '00:00:00'::interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -589,7 +634,7 @@ begin
                  case when not_captured is null then 'stamp_update()'
                       else format('stamp_update_of_captured(%L)', not_captured) end);
 end $$;
-ALTER FUNCTION replication.put_stamps(relation regclass, clock_offset interval) OWNER TO replication_owner;
+ALTER FUNCTION replication.put_stamps(relation regclass, clock_offset interval) OWNER TO postgres;
 CREATE FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -615,7 +660,7 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
             then 'the row is too large to be written as an event' end$sql$ else '' end,
     events)
 $_$;
-ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO replication_owner;
+ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO postgres;
 CREATE FUNCTION replication.refresh_capture(t replication.replicated_tables) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -624,8 +669,16 @@ declare
   function_name constant text := format('replication.%I', 'capture_' || t.table_id);
   c constant replication.contour := (select c from replication.contour c);
 begin
-  -- Two sessions that replace a function at once fail.
-  perform pg_advisory_xact_lock(hashtextextended('replication.refresh_capture', 0));
+  -- Two sessions that replace a function at once fail; the second one must see what the first has done.
+  perform pg_advisory_xact_lock(hashtext('replication.capture'), t.table_id);
+  t := replication.current_table(t.table_id);
+  if replication.key_expression(t, 'n') is null
+     or cardinality(t.key_columns) > (select count(*) from replication.data_columns(t) d
+                                       where d.attname = any(t.key_columns)) then
+    raise exception using errcode = 'object_not_in_prerequisite_state',
+      message = format('table %s is replicated, and needs its primary key', t.relation),
+      hint = 'Give it another primary key in the same statement, or remove_table_from_replication() first.';
+  end if;
   -- The table is named by its OID, so that a rename between two statements can't break the function.
   execute format($sql$
 create or replace function %1$s() returns trigger language plpgsql security definer
@@ -634,6 +687,7 @@ as %3$L $sql$,
     function_name,
     (select string_agg(format('set %I = %L', setting, value), ' ') from replication.text_settings(t)),
     format($sql$
+#variable_conflict use_variable
 declare
   -- Event ids are UUIDs of version 8: microseconds, contour, incarnation, queue id. After a restore the
   -- ids come again, the time does not.
@@ -657,7 +711,11 @@ declare
   pinned text[];
 begin
   if tg_relid <> %1$s and pg_partition_root(tg_relid) is distinct from %1$s::regclass then
-    return null;  -- a partition that has been detached
+    if not exists (select from replication.replicated_tables r where r.table_id = %5$s
+                      and r.relation in (tg_relid, pg_partition_root(tg_relid))) then
+      return null;  -- a partition that has been detached
+    end if;
+    -- Restored from a dump: the table has another OID than this function was made for.
   end if;
   if pg_trigger_depth() > 1 then
     perform set_config('replication.nested_%5$s', 'yes', true);
@@ -670,7 +728,7 @@ begin
   if not found then
     return null;
   end if;
-  compiled := shape = %2$L;
+  compiled := coalesce(shape = %2$L, false);
   if compiled then  -- the common way: one statement, which queues nothing if it will not do
     if tg_op = 'INSERT' then
 %6$s;
@@ -679,6 +737,7 @@ begin
     else
 %8$s;
       get diagnostics queued = row_count;
+%15$s
       if queued = (select count(*) from old_rows) then
         return null;
       end if;
@@ -688,7 +747,13 @@ begin
     end if;
   end if;
   if careful and tg_op <> 'DELETE' then
-    execute replication.lock_statement(replication.current_table(%5$s), tg_op);
+    if not compiled then
+      execute replication.lock_statement(replication.current_table(%5$s), tg_op);
+    elsif tg_op = 'INSERT' then
+%13$s;
+    else
+%14$s;
+    end if;
   end if;
   perform set_config('session_replication_role', 'replica', true);
   if not compiled then
@@ -744,28 +809,31 @@ end $sql$,
     replication.small_expression(t, 'n', 'new_rows'),
     case when t.full_before then replication.small_expression(t, 'o', 'old_rows') else 'true' end,
     replication.capture_statement(t, 'INSERT', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
-    replication.capture_statement(t, 'UPDATE', true, null, 'old_rows', 'seed', 'txid', 'earliest', false)));
+    replication.capture_statement(t, 'UPDATE', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
+    replication.lock_statement(t, 'INSERT'), replication.lock_statement(t, 'UPDATE'),
+    -- A cascade from a table into itself may have changed rows that it deleted afterwards.
+    case when exists (select from pg_constraint k where k.contype = 'f' and k.conrelid = t.relation
+                         and k.confrelid = t.relation)
+         then format('      perform set_config(''replication.nested_%s'', ''yes'', true);', t.table_id) end));
   execute format('alter function %s() owner to replication_owner', function_name);
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
                  'Capture trigger of ' || t.table_name || '; generated by replication.refresh_capture.');
   update replication.replicated_tables r
      set fingerprint = replication.table_fingerprint(t.relation),
+         compiled_slot = (select active_slot from replication.queue_ring),
          key_columns = t.key_columns, include = t.include, exclude = t.exclude,
          listed_attnums = (select array_agg(a.attnum order by l.position)
                              from unnest(coalesce(t.include, t.exclude)) with ordinality as l(name, position)
                              left join pg_attribute a on a.attrelid = t.relation and a.attname = l.name)
    where r.table_id = t.table_id;
 end $_$;
-ALTER FUNCTION replication.refresh_capture(t replication.replicated_tables) OWNER TO replication_owner;
+ALTER FUNCTION replication.refresh_capture(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.refresh_captures() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('replication.refresh_capture', 0)) then
-    return 0;
-  end if;
   return replication.follow_schema_changes();
 end $$;
 ALTER FUNCTION replication.refresh_captures() OWNER TO replication_owner;
@@ -827,7 +895,7 @@ begin
                     relation);
   end if;
 end $_$;
-ALTER FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) OWNER TO replication_owner;
+ALTER FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.refuse_unfit_table(relation regclass) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -922,7 +990,7 @@ begin
     table = coalesce(c.relname, relation::text),
     message = format('table %s can''t be replicated: %s', relation, problem), hint = remedy;
 end $$;
-ALTER FUNCTION replication.refuse_unfit_table(relation regclass) OWNER TO replication_owner;
+ALTER FUNCTION replication.refuse_unfit_table(relation regclass) OWNER TO postgres;
 CREATE FUNCTION replication.remove_published(retention interval, most integer) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -981,7 +1049,7 @@ begin
     execute format('alter table %s alter column replication_version set default 0', relation);
   end if;
 end $$;
-ALTER FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) OWNER TO replication_owner;
+ALTER FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) OWNER TO postgres;
 CREATE FUNCTION replication.revive_statement(t replication.replicated_tables) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1003,7 +1071,7 @@ __lifted as (
 __raised as (
   update replication.replication_queue q set version = l.__version
     from __lifted l
-   where q.txid = $2 and q.table_name = %6$L and q.record_key = l.__key and q.version = l.__former
+   where q.shard = hashtext(l.__key) & 15 and q.txid = $2 and q.table_name = %6$L and q.record_key = l.__key and q.version = l.__former
      and not q.published
   returning q.record_key
 )$sql$,
@@ -1015,16 +1083,17 @@ __raised as (
             'where c.__key not in (select record_key from __raised)) __e',
          false, false, '$1', '$2')
 $_$;
-ALTER FUNCTION replication.revive_statement(t replication.replicated_tables) OWNER TO replication_owner;
+ALTER FUNCTION replication.revive_statement(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.revoke_rights(t replication.replicated_tables) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
 declare
   given text;
   heir integer;
 begin
   foreach given in array t.granted loop
+    continue when given !~ '^(USAGE|SELECT|INSERT|UPDATE|DELETE) replication_(owner|consumer)$';
     if given not like 'USAGE %' then
       execute format('revoke %s on %s from %I', split_part(given, ' ', 1), t.relation, split_part(given, ' ', 2));
       continue;
@@ -1042,8 +1111,8 @@ begin
                      split_part(given, ' ', 2));
     end if;
   end loop;
-end $$;
-ALTER FUNCTION replication.revoke_rights(t replication.replicated_tables) OWNER TO replication_owner;
+end $_$;
+ALTER FUNCTION replication.revoke_rights(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.rotate_queue(retention interval) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1056,6 +1125,11 @@ declare
   found_some boolean;
   removed bigint := 0;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception using errcode = 'feature_not_supported',
+      message = 'rotate_queue() needs the isolation level read committed',
+      hint = 'An older snapshot would not show rows that wait in the partition to be emptied.';
+  end if;
   select * into ring from replication.queue_ring for update skip locked;
   if not found then
     return 0;  -- another cleanup is at it
@@ -1086,11 +1160,15 @@ begin
     execute format('select exists (select from replication.replication_queue_%s)', slot) into found_some;
     if not found_some then
       update replication.queue_ring set active_slot = slot, active_since = clock_timestamp();
-      perform replication.forget_dropped_tables();
-      perform replication.refresh_capture(replication.current_table(t.table_id))
-         from replication.replicated_tables t;
+      perform replication.follow_schema_changes();  -- a table in the middle of DDL follows later
     end if;
   end if;
+  -- Placeholders of REPEATABLE READ writers, see lock_statement().
+  delete from replication.replication_tombstones s
+   where s.ctid = any(array(
+     select p.ctid from replication.replication_tombstones p
+      where p.table_name in (select table_name from replication.replicated_tables) and p.version = 1
+        and p.deleted_at < clock_timestamp() - interval '1 hour' for update skip locked));
   return removed;
 end $_$;
 ALTER FUNCTION replication.rotate_queue(retention interval) OWNER TO replication_owner;
@@ -1100,7 +1178,7 @@ CREATE FUNCTION replication.same_names(one text[], other text[]) RETURNS boolean
     AS $$
   select (one is null) = (other is null) and coalesce(one <@ other and other <@ one, true)
 $$;
-ALTER FUNCTION replication.same_names(one text[], other text[]) OWNER TO replication_owner;
+ALTER FUNCTION replication.same_names(one text[], other text[]) OWNER TO postgres;
 CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1113,7 +1191,7 @@ declare
 begin
   perform replication.forget_dropped_tables();
   perform replication.refuse_unfit_table(relation);
-  execute format('lock table %s in share row exclusive mode', relation);
+  execute format('lock table %s in access exclusive mode', relation);  -- at once what it needs later
   select case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end
     into wanted.table_name
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
@@ -1147,7 +1225,7 @@ begin
   end loop;
   perform replication.grant_rights(registered.table_id);
 end $$;
-ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) OWNER TO replication_owner;
+ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) OWNER TO postgres;
 CREATE FUNCTION replication.size_expression(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1160,7 +1238,7 @@ CREATE FUNCTION replication.size_expression(t replication.replicated_tables, ali
               and a.atttypmod between 0 and 1000)
      and not (replication.base_type(c.type_id) = 'numeric'::regtype and a.atttypmod >= 0)
 $$;
-ALTER FUNCTION replication.size_expression(t replication.replicated_tables, alias text) OWNER TO replication_owner;
+ALTER FUNCTION replication.size_expression(t replication.replicated_tables, alias text) OWNER TO postgres;
 CREATE FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1168,7 +1246,7 @@ CREATE FUNCTION replication.small_expression(t replication.replicated_tables, al
   select coalesce('(select max(' || replication.size_expression(t, alias) || ') from ' || rows_of || ' '
                   || alias || ') <= 262144', 'true')
 $$;
-ALTER FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) OWNER TO replication_owner;
+ALTER FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) OWNER TO postgres;
 CREATE FUNCTION replication.stamp_update() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1180,7 +1258,7 @@ CREATE FUNCTION replication.stamp_update() RETURNS trigger
       end if;
       return new;
     end $$;
-ALTER FUNCTION replication.stamp_update() OWNER TO replication_owner;
+ALTER FUNCTION replication.stamp_update() OWNER TO postgres;
 CREATE FUNCTION replication.stamp_update_of_captured() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1194,12 +1272,12 @@ CREATE FUNCTION replication.stamp_update_of_captured() RETURNS trigger
       end if;
       return new;
     end $$;
-ALTER FUNCTION replication.stamp_update_of_captured() OWNER TO replication_owner;
+ALTER FUNCTION replication.stamp_update_of_captured() OWNER TO postgres;
 CREATE FUNCTION replication.table_fingerprint(relation regclass) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select md5(concat(n.nspname, ':', c.relname, ':', k.conkey, ':', string_agg(
+  select md5(concat(c.oid, ':', n.nspname, ':', c.relname, ':', k.conkey, ':', string_agg(
            concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), ','
            order by a.attnum)))
     from pg_class c
@@ -1207,9 +1285,9 @@ CREATE FUNCTION replication.table_fingerprint(relation regclass) RETURNS text
     join pg_attribute a on a.attrelid = c.oid
     left join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
    where c.oid = relation and a.attnum > 0 and not a.attisdropped
-   group by n.nspname, c.relname, k.conkey
+   group by c.oid, n.nspname, c.relname, k.conkey
 $$;
-ALTER FUNCTION replication.table_fingerprint(relation regclass) OWNER TO replication_owner;
+ALTER FUNCTION replication.table_fingerprint(relation regclass) OWNER TO postgres;
 CREATE FUNCTION replication.text_settings(t replication.replicated_tables) RETURNS TABLE(setting text, value text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1237,13 +1315,13 @@ CREATE FUNCTION replication.text_settings(t replication.replicated_tables) RETUR
            as s(setting, value, matters)
    where exists (select from kinds where kind = any(s.matters))
 $$;
-ALTER FUNCTION replication.text_settings(t replication.replicated_tables) OWNER TO replication_owner;
+ALTER FUNCTION replication.text_settings(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.tombstone_key(record_key text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
   select case when octet_length(record_key) <= 1000 then record_key else 'md5:' || md5(record_key) end
 $$;
-ALTER FUNCTION replication.tombstone_key(record_key text) OWNER TO replication_owner;
+ALTER FUNCTION replication.tombstone_key(record_key text) OWNER TO postgres;
 CREATE FUNCTION replication.wire_expression(reference text, type_id oid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1290,7 +1368,7 @@ begin
   end if;
   return as_text;
 end $_$;
-ALTER FUNCTION replication.wire_expression(reference text, type_id oid) OWNER TO replication_owner;
+ALTER FUNCTION replication.wire_expression(reference text, type_id oid) OWNER TO postgres;
 CREATE FUNCTION replication.with_current_key(t replication.replicated_tables) RETURNS replication.replicated_tables
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1305,7 +1383,7 @@ begin
     t.key_columns);
   return t;
 end $$;
-ALTER FUNCTION replication.with_current_key(t replication.replicated_tables) OWNER TO replication_owner;
+ALTER FUNCTION replication.with_current_key(t replication.replicated_tables) OWNER TO postgres;
 CREATE TABLE replication.consumer_offsets (
     topic text NOT NULL,
     partition integer NOT NULL,
@@ -1660,65 +1738,109 @@ ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.r
 ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_3_hashtext_idx;
 ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_3_published_at_idx;
 ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_3_shard_id_idx;
+GRANT ALL ON SCHEMA replication TO replication_owner;
 GRANT USAGE ON SCHEMA replication TO replication_publisher;
 GRANT USAGE ON SCHEMA replication TO replication_consumer;
 GRANT USAGE ON SCHEMA replication TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.base_type(type_id oid) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.base_type(type_id oid) TO replication_owner;
 GRANT ALL ON FUNCTION replication.base_type(type_id oid) TO replication_consumer;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_publisher;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_consumer;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.buried_key(t replication.replicated_tables, key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.buried_key(t replication.replicated_tables, key text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.capture_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.clock() FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.clock() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.clock_expression(clock_offset interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.clock_expression(clock_offset interval) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.current_table(of_table integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.current_table(of_table integer) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.data_columns(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.data_columns(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.drop_triggers(part regclass) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.drop_triggers(part regclass) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.follow_ddl() FROM PUBLIC;
-REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.follow_ddl() TO replication_owner;
+REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.forget_dropped_tables() FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.forget_dropped_tables() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.grant_rights(of_table integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.grant_rights(of_table integer) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.guard_expression(t replication.replicated_tables, operation text, earliest text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.install_clock(clock_offset interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.install_clock(clock_offset interval) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.key_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.key_expression(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.key_hash(t replication.replicated_tables, alias text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.key_hash(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.key_list(t replication.replicated_tables, form text, separator text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.next_version(predecessor bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.next_version(predecessor bigint) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.projection(t replication.replicated_tables, alias text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.projection(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.put_stamps(relation regclass, clock_offset interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.put_stamps(relation regclass, clock_offset interval) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refresh_capture(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.refresh_capture(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refresh_captures() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.refresh_captures() TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refuse_unfit_table(relation regclass) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.refuse_unfit_table(relation regclass) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.remove_published(retention interval, most integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.remove_published(retention interval, most integer) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.revive_statement(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.revive_statement(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.revoke_rights(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.revoke_rights(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.rotate_queue(retention interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.rotate_queue(retention interval) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.same_names(one text[], other text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.same_names(one text[], other text[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.stamp_update() FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.stamp_update() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.stamp_update_of_captured() FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.stamp_update_of_captured() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.table_fingerprint(relation regclass) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.table_fingerprint(relation regclass) TO replication_owner;
 GRANT ALL ON FUNCTION replication.table_fingerprint(relation regclass) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.text_settings(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.text_settings(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.tombstone_key(record_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_owner;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) TO replication_owner;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_offsets TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;

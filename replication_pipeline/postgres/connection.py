@@ -26,6 +26,9 @@ SESSION_SETTINGS = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "xmloption": "content",
+    # Each statement sees what was committed before it; all locking relies on that.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
     "quote_all_identifiers": "off",  # type names are read from the catalog as text
 }
 

@@ -339,7 +339,9 @@ class PostgresInbox:
             self._transaction("settling deletes") as connection,
         ):
             self._beat(connection)
-            self._settle(connection)
+        for table_plan in self._plans.values():
+            with contextlib.suppress(PoisonError):
+                self._settle(table_plan)
 
     def _retry(self, limit: int, *, eagerly: bool) -> BatchResult | None:
         """One transaction over at most ``limit`` parked events; ``None`` when none is due."""
@@ -380,13 +382,16 @@ class PostgresInbox:
             self._count(connection, result)
             return result
 
-    def _settle(self, connection: psycopg.Connection) -> None:
-        for table_plan in self._plans.values():
-            name = {"table": table_plan.table.name}
-            if connection.execute(SQL["anything_unsettled"], name).fetchone() == (True,):
-                self._begin(connection)
-                connection.execute(SQL["mark_settle_horizon"], name)
-                self._execute(connection, table_plan.settle, name)
+    def _settle(self, table_plan: TablePlan) -> None:
+        name = {"table": table_plan.table.name}
+        # A transaction of its own, which has no number before it has looked at the tombstones.
+        with self._transaction("settling deletes") as connection:
+            if connection.execute(SQL["anything_unsettled"], name).fetchone() != (True,):
+                return
+            connection.execute(SQL["mark_settle_horizon"], name)
+        with self._transaction("settling deletes") as connection:
+            self._begin(connection)
+            self._execute(connection, table_plan.settle, name)
 
     def _park_message(
         self, connection: psycopg.Connection, message: Message, error: PoisonErrorLike

@@ -5,9 +5,13 @@ while somebody holds an old snapshot; then every claim would walk over an hour's
 publisher remembers, shard by shard, a floor that lies below everything unpublished.
 
 A greater id may commit before a smaller one, so the lowest waiting id that can be seen is not enough.
-A floor only moves up to an id that is *settled*: all transactions that ran when it was drawn have
-ended. (Capture takes its transaction number before it draws ids.) Floors live in memory and are
-forgotten every half minute, which bounds the delay of a row that someone sets back to unpublished.
+A floor only moves up to an id that is *settled*: every transaction that may have drawn it or a smaller
+one has ended. To know that, the publisher reads the newest id and then takes a transaction number of
+its own; capture takes its number before it draws ids, so all those transactions have lower ones. (The
+upper end of a snapshot won't do: transactions that run already may have numbers above it.)
+
+Floors live in memory. They are forgotten with the connection, as a failover may turn ids back, and
+every half minute, which bounds the delay of a row that someone sets back to unpublished.
 
 Not for correctness of order: a floor never passes an unpublished row, parked and fenced ones included.
 """
@@ -33,7 +37,7 @@ class LowWater:
     shards: tuple[int, ...]
     floors: dict[int, int] = field(init=False)
     _settled: int = field(default=0)
-    _pending: tuple[int, int] | None = field(default=None)  # (id, first transaction after it)
+    _pending: tuple[int, int] | None = field(default=None)  # an id, a transaction begun after it
     _next_refresh: float = field(default=0.0)
     _next_forget: float = field(default=0.0)
 
@@ -45,7 +49,7 @@ class LowWater:
         return [self.floors[shard] for shard in shards]
 
     def refresh(self, connection: psycopg.Connection) -> None:
-        """Move the floors up, at most once a second. READ COMMITTED, outside of a claim."""
+        """Move the floors up, at most once a second. Ends the transaction, so not within a claim."""
         now = time.monotonic()
         if now < self._next_refresh:
             return
@@ -66,13 +70,15 @@ class LowWater:
             self.floors[shard] = max(self.floors[shard], floor)
 
     def _settle(self, connection: psycopg.Connection) -> None:
-        # Two statements, in this order: the snapshot must be younger than the id.
-        newest = connection.execute(self.sql["newest_id"]).fetchone()
-        running = connection.execute(self.sql["running"]).fetchone()
-        assert newest is not None
-        assert running is not None
-        lowest_running, not_begun = running
-        if self._pending is not None and lowest_running >= self._pending[1]:
-            self._settled, self._pending = self._pending[0], None
+        connection.rollback()  # a transaction that has no number yet
+        if self._pending is not None:
+            row = connection.execute(self.sql["lowest_running"]).fetchone()
+            if row is not None and row[0] > self._pending[1]:
+                self._settled, self._pending = self._pending[0], None
         if self._pending is None:
-            self._pending = (newest[0], not_begun)
+            newest = connection.execute(self.sql["newest_id"]).fetchone()
+            if newest is not None and newest[0] > self._settled:
+                number = connection.execute(self.sql["own_number"]).fetchone()
+                connection.commit()
+                if number is not None:
+                    self._pending = (newest[0], number[0])

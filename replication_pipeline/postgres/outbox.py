@@ -76,9 +76,7 @@ class PostgresOutbox:
                 connection.rollback()
                 return None
             shards = self._lock_shards(connection)
-            events, oldest = (
-                self._claim_rows(connection, shards, limit, fences=row[1]) if shards else ((), None)
-            )
+            events, oldest = self._claim_rows(connection, shards, limit) if shards else ((), None)
             if not events or oldest is None:
                 connection.rollback()
                 return None
@@ -130,6 +128,7 @@ class PostgresOutbox:
         connection, new = self._session.connection()
         if new:
             self._next_heartbeat = 0.0
+            self._low_water = LowWater(SQL, tuple(range(SHARDS)))
             # Text goes from PostgreSQL to librdkafka as bytes, never decoded on the way.
             connection.adapters.register_loader("text", ByteaBinaryLoader)
             # The queue is empty at one moment and deep at the next: always by its index.
@@ -175,7 +174,7 @@ class PostgresOutbox:
         return [shard for (shard,) in rows]
 
     def _claim_rows(
-        self, connection: psycopg.Connection, shards: list[int], limit: int, *, fences: bool
+        self, connection: psycopg.Connection, shards: list[int], limit: int
     ) -> tuple[tuple[ClaimedEvent, ...], datetime | None]:
         cursor = connection.cursor(binary=True)
         cursor.execute(
@@ -183,7 +182,6 @@ class PostgresOutbox:
             {
                 "shards": shards,
                 "floors": self._low_water.of(shards),
-                "fences": fences,
                 "limit": limit,
                 "bytes": CLAIM_BYTES,
                 "source": self._source(connection),

@@ -271,6 +271,7 @@ NAMES: dict[str, str] = {
     "comment": "/* -- */;",
     "emoji": "🐘",
     "name of a variable": "seed",
+    "another variable": "earliest",
     "name of an alias": "__row",
     "name of a column of ours": "__key",
     "trigger variable": "new",

@@ -353,7 +353,6 @@ def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bo
             {
                 "shards": shards,
                 "floors": [0] * SHARDS,
-                "fences": True,
                 "limit": 500,
                 "bytes": 1_000_000,
                 "source": "{",

@@ -930,3 +930,20 @@ def test_keys_shifted_under_a_unique_column_arrive(make_contours: MakeContours) 
         other.apply()
     assert other.value(waiting) == 0
     assert same_rows(contours, "t")
+
+
+# Plans
+
+
+def test_a_bulk_update_after_a_small_one_is_not_joined_row_by_row(make: Shared) -> None:
+    """The plan kept from a statement of one row must do for one of many: 0.2 s, or half a minute."""
+    contour = make("create table t (id bigint primary key, n int)", ["t"])
+    contour.run("insert into t select g, 0 from generate_series(1, 20000) g")
+    with contour.session(autocommit=True) as session:
+        for id_ in range(1, 8):
+            session.execute("update t set n = n + 1 where id = %s", (id_,))
+        session.execute("set statement_timeout = '15s'")
+        session.execute("update t set n = n + 1")
+        session.execute("update t set id = -id")
+        session.execute("delete from t")
+    assert_queue_tells(contour, "t")

@@ -283,10 +283,11 @@ delete from replication.parked_events where id = any(%(ids)s::bigint[])
 select exists (select from replication.replication_tombstones where table_name = %(table)s and unsettled)
 
 -- name: mark_settle_horizon
--- In a later transaction than the delete's: every transaction that could have missed its tombstone
--- has an id below this horizon by now.
+-- The first write of a later transaction than the delete's, so its number is drawn after its snapshot.
+-- Whoever has a greater number sees the tombstone; who has a lower one may have missed it.
+-- (Not pg_snapshot_xmax: transactions that run already may have numbers above that.)
 update replication.replication_tombstones
-   set settle_horizon = pg_snapshot_xmax(pg_current_snapshot())
+   set settle_horizon = pg_current_xact_id()
  where ctid = any(array(
    select ctid from replication.replication_tombstones
     where table_name = %(table)s and unsettled and settle_horizon is null
@@ -302,7 +303,7 @@ with ripe as (
    where b.ctid = any(array(
      select ctid from replication.replication_tombstones
       where table_name = %(table)s and unsettled
-        and settle_horizon <= pg_snapshot_xmin(pg_current_snapshot())
+        and settle_horizon < pg_snapshot_xmin(pg_current_snapshot())
         for update skip locked))
      {and_not_referenced}
   returning coalesce(b.long_key, b.record_key) as record_key, b.version

@@ -2,22 +2,22 @@
 -- the index it stands on. Placeholders in %(…)s are parameters.
 
 -- name: anything_waiting
--- A plain read, so that an idle publisher writes nothing; and whether a key may be fenced. Indexes:
--- replication_queue_waiting, replication_queue_parked.
+-- A plain read, so that an idle publisher writes nothing. Index: replication_queue_waiting.
 select exists (
   select from unnest(%(shards)s::smallint[], %(floors)s::bigint[]) as s(shard, floor)
    cross join lateral (select from replication.replication_queue q
                         where q.shard = s.shard and q.id > s.floor and not q.published
-                          and q.parked_at is null limit 1) q),
-  exists (select from replication.replication_queue where parked_at is not null)
+                          and q.parked_at is null limit 1) q)
 
 -- name: newest_id
--- Before `running`: every id up to this one was drawn by a transaction that has its number by then.
 select last_value from replication.replication_queue_id_seq
 
--- name: running
--- The lowest transaction that still runs, and the first that has not begun.
-select pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint from pg_current_snapshot() s
+-- name: own_number
+-- After `newest_id`: whoever drew that id or a smaller one has a lower number.
+select pg_current_xact_id()::text::bigint
+
+-- name: lowest_running
+select pg_snapshot_xmin(pg_current_snapshot())::text::bigint
 
 -- name: first_waiting
 -- The lowest unpublished id of each shard, parked ones included, above a known floor.
@@ -72,7 +72,8 @@ select q.id, q.shard, q.table_name, q.record_key, q.attempts, q.created_at,
          cross join lateral (
            select * from replication.replication_queue q
             where q.shard = s.shard and q.id > s.floor and not q.published and q.parked_at is null
-              and (not %(fences)s or not exists (
+              and (not (select exists (select from replication.replication_queue where parked_at is not null))
+                   or not exists (
                 select from replication.replication_queue p
                  where p.parked_at is not null and hashtext(p.record_key) = hashtext(q.record_key)
                    and p.record_key = q.record_key and p.table_name = q.table_name and p.id < q.id))

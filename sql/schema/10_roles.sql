@@ -11,6 +11,7 @@
 do $$
 declare
   role_name text;
+  lacking boolean;
 begin
   if current_setting('server_version_num')::int < 150000 then
     raise exception using errcode = 'feature_not_supported',
@@ -31,7 +32,14 @@ begin
       null;  -- made by another contour of the same cluster, or by an earlier run
     end;
   end loop;
-  if not pg_has_role(current_user, 'replication_owner', 'member') then
+  -- From PostgreSQL 16 on, who creates a role is a member that may not act as it.
+  if current_setting('server_version_num')::int >= 160000 then
+    execute 'select not pg_has_role(current_user, ''replication_owner'', ''usage'') '
+            'or not pg_has_role(current_user, ''replication_owner'', ''set'')' into lacking;
+    if lacking then
+      execute format('grant replication_owner to %I with inherit true, set true', current_user);
+    end if;
+  elsif not pg_has_role(current_user, 'replication_owner', 'member') then
     execute format('grant replication_owner to %I', current_user);
   end if;
 end $$;

@@ -51,7 +51,7 @@ end $$;
 
 -- The tables that are captured and applied. `table_name` is the name in events and topics; it
 -- stays when the table is renamed. `listed_attnums` are the numbers of the columns in `include` or
--- `exclude`, to know them after a rename; `granted` are the rights that set-up gave and removal takes.
+-- `exclude`, to know them after a rename; `compiled_slot` is where the capture function writes; `granted` are the rights that set-up gave and removal takes.
 create table if not exists replication.replicated_tables (
   table_id    integer generated always as identity primary key,
   table_name  text not null unique,
@@ -60,6 +60,7 @@ create table if not exists replication.replicated_tables (
   full_before boolean not null default false,
   include     text[],
   exclude     text[],
+  compiled_slot smallint,
   listed_attnums smallint[],
   granted     text[] not null default '{}',
   capture_truncate boolean not null default false,
@@ -85,6 +86,7 @@ create table if not exists replication.replicated_tables (
 do $$ begin
   -- Before version 2 the queue was one table.
   if (select relkind from pg_class where oid = to_regclass('replication.replication_queue')) = 'r' then
+    drop view if exists replication.status;  -- made again by 60_monitoring.sql
     alter table replication.replication_queue rename to replication_queue_of_version_1;
     alter sequence replication.replication_queue_id_seq rename to replication_queue_id_seq_of_version_1;
     drop index if exists replication.replication_queue_waiting, replication.replication_queue_parked,
@@ -167,6 +169,7 @@ begin
   alter table replication.replicated_tables
     add column if not exists include text[], add column if not exists exclude text[],
     add column if not exists listed_attnums smallint[],
+    add column if not exists compiled_slot smallint,
     add column if not exists granted text[] not null default '{}',
     add column if not exists capture_truncate boolean not null default false;
   alter table if exists replication.replication_tombstones add column if not exists long_key text;
@@ -198,6 +201,10 @@ create or replace function replication.tombstone_key(record_key text)
 returns text language sql immutable parallel safe as $$
   select case when octet_length(record_key) <= 1000 then record_key else 'md5:' || md5(record_key) end
 $$;
+-- Before version 2 long keys stood there as they are.
+update replication.replication_tombstones
+   set long_key = record_key, record_key = replication.tombstone_key(record_key)
+ where octet_length(record_key) > 1000 and long_key is null;
 create index if not exists replication_tombstones_version
   on replication.replication_tombstones (table_name, version);
 create index if not exists replication_tombstones_unsettled

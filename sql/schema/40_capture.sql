@@ -27,7 +27,7 @@
 -- the table or one of its transition tables, which is what ties the plan to the table.
 create or replace function replication.table_fingerprint(relation regclass)
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select md5(concat(n.nspname, ':', c.relname, ':', k.conkey, ':', string_agg(
+  select md5(concat(c.oid, ':', n.nspname, ':', c.relname, ':', k.conkey, ':', string_agg(
            concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), ','
            order by a.attnum)))
     from pg_class c
@@ -35,7 +35,7 @@ returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
     join pg_attribute a on a.attrelid = c.oid
     left join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
    where c.oid = relation and a.attnum > 0 and not a.attisdropped
-   group by n.nspname, c.relname, k.conkey
+   group by c.oid, n.nspname, c.relname, k.conkey
 $$;
 
 create or replace function replication.base_type(type_id oid)
@@ -157,14 +157,15 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- A number of 64 bits for a key, with a salt that is new in each statement. The exclusive or over two
--- sets of keys is equal when the sets are, and else by a chance of 2^-64 that nobody can steer.
+-- sets of keys is equal when the sets are, and else by a chance of 2^-64 that nobody can steer. (Of the
+-- text: hashint8extended() keeps 32 bits, and gives 0 and 2^32 + 1 the same.)
 create or replace function replication.key_hash(t replication.replicated_tables, alias text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  select case when count(*) = 1 and bool_and(replication.base_type(c.type_id)
-                                               in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))
-              then format('hashint8extended(%s.%I::bigint, salt)', alias, min(c.attname::text))
-              else format('hash_record_extended(row(%s), salt)',
-                          replication.key_list(t, alias || '.%2$I', ', ')) end
+  select format('hashtextextended(%s, salt)',
+                case when count(*) = 1 and bool_and(replication.base_type(c.type_id)
+                                                      in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))
+                     then format('%s.%I::text', alias, min(c.attname::text))
+                     else replication.key_expression(t, alias) end)
     from replication.data_columns(t) c where c.attname = any(t.key_columns)
 $$;
 
@@ -290,12 +291,18 @@ declare
   -- yields __key, __payload, __before, __version, __base, __operation, and but for IN PLACE __k1, …
   changes text;
   same_row constant text := replication.key_match(t, 't.%2$I', 'c.__k%1$s');
-  unchanged constant text := case
+  unchanged text := case
     when t.include is null and t.exclude is null then 'o.* *= n.*'
     else format('%s::text = %s::text', replication.image_expression(t, 'o', null),
                 replication.image_expression(t, 'n', null)) end;
   guard constant text := case when guarded then replication.guard_expression(t, operation, earliest) end;
 begin
+  if largest is not null and replication.size_expression(t, 'n') is not null then
+    -- Comparing would be too much as well: with its old version, such a row counts as unchanged.
+    unchanged := format('case when greatest(%s, %s) > %s then true else %s end',
+                        replication.size_expression(t, 'n'), replication.size_expression(t, 'o'), largest,
+                        unchanged);
+  end if;
   if operation = 'UPDATE' then
     -- A row that stayed as it was is on both sides. So is what came in between, where a statement
     -- changed a row twice, as two cascades do.
@@ -313,7 +320,7 @@ begin
     when 'UPDATE IN PLACE' then format(
       'select %s as __key, %s as __payload, %s as __before, n.replication_version as __version, '
       '       o.replication_version as __base, ''UPDATE'' as __operation '
-      '  from new_rows n join old_rows o on %s',
+      '  from new_rows n full join old_rows o on %s',  -- no nested loop, whatever the cached plan thinks
       replication.key_expression(t, 'n'), image, old_image, replication.key_match(t, 'n.%2$I', 'o.%2$I'))
     when 'UPDATE' then format(
       'select coalesce(__n.__key, __o.__key) as __key, __n.__payload, __o.__before, '
@@ -404,7 +411,7 @@ __lifted as (
 __raised as (
   update replication.replication_queue q set version = l.__version
     from __lifted l
-   where q.txid = $2 and q.table_name = %6$L and q.record_key = l.__key and q.version = l.__former
+   where q.shard = hashtext(l.__key) & 15 and q.txid = $2 and q.table_name = %6$L and q.record_key = l.__key and q.version = l.__former
      and not q.published
   returning q.record_key
 )$sql$,
@@ -506,8 +513,16 @@ declare
   function_name constant text := format('replication.%I', 'capture_' || t.table_id);
   c constant replication.contour := (select c from replication.contour c);
 begin
-  -- Two sessions that replace a function at once fail.
-  perform pg_advisory_xact_lock(hashtextextended('replication.refresh_capture', 0));
+  -- Two sessions that replace a function at once fail; the second one must see what the first has done.
+  perform pg_advisory_xact_lock(hashtext('replication.capture'), t.table_id);
+  t := replication.current_table(t.table_id);
+  if replication.key_expression(t, 'n') is null
+     or cardinality(t.key_columns) > (select count(*) from replication.data_columns(t) d
+                                       where d.attname = any(t.key_columns)) then
+    raise exception using errcode = 'object_not_in_prerequisite_state',
+      message = format('table %s is replicated, and needs its primary key', t.relation),
+      hint = 'Give it another primary key in the same statement, or remove_table_from_replication() first.';
+  end if;
   -- The table is named by its OID, so that a rename between two statements can't break the function.
   execute format($sql$
 create or replace function %1$s() returns trigger language plpgsql security definer
@@ -516,6 +531,7 @@ as %3$L $sql$,
     function_name,
     (select string_agg(format('set %I = %L', setting, value), ' ') from replication.text_settings(t)),
     format($sql$
+#variable_conflict use_variable
 declare
   -- Event ids are UUIDs of version 8: microseconds, contour, incarnation, queue id. After a restore the
   -- ids come again, the time does not.
@@ -539,7 +555,11 @@ declare
   pinned text[];
 begin
   if tg_relid <> %1$s and pg_partition_root(tg_relid) is distinct from %1$s::regclass then
-    return null;  -- a partition that has been detached
+    if not exists (select from replication.replicated_tables r where r.table_id = %5$s
+                      and r.relation in (tg_relid, pg_partition_root(tg_relid))) then
+      return null;  -- a partition that has been detached
+    end if;
+    -- Restored from a dump: the table has another OID than this function was made for.
   end if;
   if pg_trigger_depth() > 1 then
     perform set_config('replication.nested_%5$s', 'yes', true);
@@ -552,7 +572,7 @@ begin
   if not found then
     return null;
   end if;
-  compiled := shape = %2$L;
+  compiled := coalesce(shape = %2$L, false);
   if compiled then  -- the common way: one statement, which queues nothing if it will not do
     if tg_op = 'INSERT' then
 %6$s;
@@ -561,6 +581,7 @@ begin
     else
 %8$s;
       get diagnostics queued = row_count;
+%15$s
       if queued = (select count(*) from old_rows) then
         return null;
       end if;
@@ -571,7 +592,13 @@ begin
   end if;
 
   if careful and tg_op <> 'DELETE' then
-    execute replication.lock_statement(replication.current_table(%5$s), tg_op);
+    if not compiled then
+      execute replication.lock_statement(replication.current_table(%5$s), tg_op);
+    elsif tg_op = 'INSERT' then
+%13$s;
+    else
+%14$s;
+    end if;
   end if;
   perform set_config('session_replication_role', 'replica', true);
   if not compiled then
@@ -627,13 +654,19 @@ end $sql$,
     replication.small_expression(t, 'n', 'new_rows'),
     case when t.full_before then replication.small_expression(t, 'o', 'old_rows') else 'true' end,
     replication.capture_statement(t, 'INSERT', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
-    replication.capture_statement(t, 'UPDATE', true, null, 'old_rows', 'seed', 'txid', 'earliest', false)));
+    replication.capture_statement(t, 'UPDATE', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
+    replication.lock_statement(t, 'INSERT'), replication.lock_statement(t, 'UPDATE'),
+    -- A cascade from a table into itself may have changed rows that it deleted afterwards.
+    case when exists (select from pg_constraint k where k.contype = 'f' and k.conrelid = t.relation
+                         and k.confrelid = t.relation)
+         then format('      perform set_config(''replication.nested_%s'', ''yes'', true);', t.table_id) end));
   execute format('alter function %s() owner to replication_owner', function_name);
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
                  'Capture trigger of ' || t.table_name || '; generated by replication.refresh_capture.');
   update replication.replicated_tables r
      set fingerprint = replication.table_fingerprint(t.relation),
+         compiled_slot = (select active_slot from replication.queue_ring),
          key_columns = t.key_columns, include = t.include, exclude = t.exclude,
          listed_attnums = (select array_agg(a.attnum order by l.position)
                              from unnest(coalesce(t.include, t.exclude)) with ordinality as l(name, position)

@@ -20,6 +20,11 @@ declare
   found_some boolean;
   removed bigint := 0;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception using errcode = 'feature_not_supported',
+      message = 'rotate_queue() needs the isolation level read committed',
+      hint = 'An older snapshot would not show rows that wait in the partition to be emptied.';
+  end if;
   select * into ring from replication.queue_ring for update skip locked;
   if not found then
     return 0;  -- another cleanup is at it
@@ -50,11 +55,15 @@ begin
     execute format('select exists (select from replication.replication_queue_%s)', slot) into found_some;
     if not found_some then
       update replication.queue_ring set active_slot = slot, active_since = clock_timestamp();
-      perform replication.forget_dropped_tables();
-      perform replication.refresh_capture(replication.current_table(t.table_id))
-         from replication.replicated_tables t;
+      perform replication.follow_schema_changes();  -- a table in the middle of DDL follows later
     end if;
   end if;
+  -- Placeholders of REPEATABLE READ writers, see lock_statement().
+  delete from replication.replication_tombstones s
+   where s.ctid = any(array(
+     select p.ctid from replication.replication_tombstones p
+      where p.table_name in (select table_name from replication.replicated_tables) and p.version = 1
+        and p.deleted_at < clock_timestamp() - interval '1 hour' for update skip locked));
   return removed;
 end $$;
 

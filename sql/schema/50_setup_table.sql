@@ -20,7 +20,7 @@ declare
 begin
   perform replication.forget_dropped_tables();
   perform replication.refuse_unfit_table(relation);
-  execute format('lock table %s in share row exclusive mode', relation);
+  execute format('lock table %s in access exclusive mode', relation);  -- at once what it needs later
   select case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end
     into wanted.table_name
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
@@ -92,6 +92,14 @@ begin
        set granted = array_append(array_remove(r.granted, wanted.privilege || ' ' || wanted.role),
                                   wanted.privilege || ' ' || wanted.role)
      where r.table_id = of_table;
+    if not (case wanted.kind when 'schema' then has_schema_privilege(wanted.role, wanted.schema::oid, 'usage')
+                 else has_table_privilege(wanted.role, t.relation, wanted.privilege) end) then
+      raise exception using errcode = 'insufficient_privilege',
+        message = format('%s on %s can''t be granted to %s', wanted.privilege,
+                         case wanted.kind when 'schema' then 'schema ' || wanted.schema
+                              else 'table ' || t.relation end, wanted.role),
+        hint = 'Run this as the owner of both, or let the owner grant it first.';
+    end if;
   end loop;
 end $$;
 
@@ -102,6 +110,7 @@ declare
   heir integer;
 begin
   foreach given in array t.granted loop
+    continue when given !~ '^(USAGE|SELECT|INSERT|UPDATE|DELETE) replication_(owner|consumer)$';
     if given not like 'USAGE %' then
       execute format('revoke %s on %s from %I', split_part(given, ' ', 1), t.relation, split_part(given, ' ', 2));
       continue;
@@ -164,8 +173,10 @@ end $$;
 -- Brings capture up to date with changes of tables: compiled functions, the columns that don't count,
 -- and triggers on new partitions. An event trigger calls it within the transaction of the change where
 -- the installing role may make one, else publishers call it every few seconds.
---   may_alter: also what only the tables' owner or a superuser may do
-create or replace function replication.follow_schema_changes(may_alter boolean default false)
+--   may_alter: also what only the tables' owner or a superuser may do. Without it, a table that someone
+--   is altering right now is left for the next time
+create or replace function replication.follow_schema_changes(
+  may_alter boolean default false, only_tables integer[] default null)
 returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   t replication.replicated_tables;
@@ -173,8 +184,14 @@ declare
   followed integer := 0;
 begin
   perform replication.forget_dropped_tables();
-  for t in select * from replication.replicated_tables loop
-    if t.fingerprint is distinct from replication.table_fingerprint(t.relation) then
+  for t in
+    select * from replication.replicated_tables r where only_tables is null or r.table_id = any(only_tables)
+  loop
+    if t.fingerprint is distinct from replication.table_fingerprint(t.relation)
+       or t.compiled_slot is distinct from (select active_slot from replication.queue_ring) then
+      continue when not may_alter
+        and (not pg_try_advisory_xact_lock(hashtext('replication.capture'), t.table_id)
+             or not exists (select from pg_constraint k where k.conrelid = t.relation and k.contype = 'p'));
       perform replication.refresh_capture(replication.current_table(t.table_id));
       if may_alter then
         perform replication.put_stamps(t.relation);
@@ -219,20 +236,29 @@ begin
   return followed;
 end $$;
 
--- For publishers, who own nothing. One at a time; another one's DDL is not waited for.
+-- For publishers, who own nothing.
 create or replace function replication.refresh_captures()
 returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('replication.refresh_capture', 0)) then
-    return 0;
-  end if;
   return replication.follow_schema_changes();
 end $$;
 
 create or replace function replication.follow_ddl()
 returns event_trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  concerned constant integer[] := case when tg_tag not like 'DROP %' then array(
+    select distinct r.table_id
+      from pg_event_trigger_ddl_commands() d
+      join replication.replicated_tables r
+        on d.classid = 'pg_class'::regclass and r.relation in (d.objid, pg_partition_root(d.objid))
+           or d.classid = 'pg_namespace'::regclass
+              and d.objid = (select c.relnamespace from pg_class c where c.oid = r.relation)) end;
 begin
-  perform replication.follow_schema_changes(may_alter => true);
+  if concerned is null then
+    perform replication.forget_dropped_tables();
+  elsif cardinality(concerned) > 0 then
+    perform replication.follow_schema_changes(may_alter => true, only_tables => concerned);
+  end if;
 end $$;
 
 -- Says why a table can't be replicated, and what to do about it.
@@ -402,8 +428,9 @@ set extra_float_digits = 1 set bytea_output = 'hex' set lc_monetary = 'C' set ar
 as $$
 declare
   t replication.replicated_tables;
+  largest bigint;
 begin
-  select * into t from replication.replicated_tables r where r.table_id = tg_argv[0]::integer;
+  t := replication.current_table(tg_argv[0]::integer);
   if t.table_id is null or tg_relid <> t.relation and pg_partition_root(tg_relid) is distinct from t.relation then
     return null;  -- a partition that has been detached
   end if;
@@ -420,8 +447,18 @@ begin
       hint = 'Begin it with READ COMMITTED: rows that a snapshot does not show would vanish here and stay '
              'elsewhere.';
   end if;
-  execute replication.capture_statement(t, 'TRUNCATE', false, source => format('only %s', tg_relid::regclass))
-    using overlay(left(gen_random_uuid()::text, 24) placing '8' from 15), pg_current_xact_id()::text::bigint;
+  foreach largest in array array[null, 262144] loop
+    begin
+      execute replication.capture_statement(t, 'TRUNCATE', false, largest,
+                                            source => format('only %s', tg_relid::regclass))
+        using overlay(left(gen_random_uuid()::text, 24) placing '8' from 15), pg_current_xact_id()::text::bigint;
+      exit;
+    exception when program_limit_exceeded or internal_error or out_of_memory then
+      if largest is not null then
+        raise;
+      end if;
+    end;
+  end loop;
   return null;
 end $$;
 
@@ -496,6 +533,11 @@ begin
   perform replication.forget_dropped_tables();
   perform replication.install_clock();
   for t in select * from replication.replicated_tables loop
+    if not pg_has_role(current_user, (select relowner from pg_class where oid = t.relation), 'usage') then
+      raise warning 'table % belongs to another role; its triggers stay as they are', t.relation
+        using hint = 'Let its owner run setup_table_for_replication() again.';
+      continue;
+    end if;
     perform replication.refresh_capture(replication.current_table(t.table_id));
     for part in select t.relation union select relid from pg_partition_tree(t.relation) loop
       execute format('drop trigger if exists replication_refuse_truncate on %s', part);
@@ -505,3 +547,7 @@ begin
   end loop;
 end $$;
 drop function if exists replication.refuse_truncate(), replication.stamp_insert();
+drop function if exists replication.with_variables(text), replication.queue_insert(text, boolean),
+  replication.capture_statement(replication.replicated_tables, text, boolean),
+  replication.data_columns(regclass), replication.projection(regclass, text),
+  replication.key_expression(regclass, text[], text);

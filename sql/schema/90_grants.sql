@@ -5,7 +5,6 @@ do $$
 declare
   object record;
 begin
-  execute 'alter schema replication owner to replication_owner';
   for object in
     select case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind, c.oid::regclass as name
       from pg_class c where c.relnamespace = 'replication'::regnamespace and c.relkind in ('r', 'p', 'v')
@@ -13,19 +12,22 @@ begin
   loop
     execute format('alter %s %s owner to replication_owner', object.kind, object.name);
   end loop;
+  -- Functions stay with the role that installs: an event trigger calls some of them as a superuser, so
+  -- replication_owner, as which code of table owners may come to run, must not be able to change them.
   for object in
-    select p.oid::regprocedure as name from pg_proc p
-     where p.pronamespace = 'replication'::regnamespace
+    select p.oid::regprocedure as name, p.prosecdef and p.prorettype <> 'event_trigger'::regtype as runs_as_owner
+      from pg_proc p where p.pronamespace = 'replication'::regnamespace
   loop
-    -- follow_ddl() puts triggers on tables of others, so it stays with the superuser who installed it.
-    if object.name <> 'replication.follow_ddl()'::regprocedure then
-      execute format('alter function %s owner to replication_owner', object.name);
-    end if;
+    execute format('alter function %s owner to %s', object.name,
+                   case when object.runs_as_owner then 'replication_owner' else 'current_user' end);
     execute format('revoke all on function %s from public', object.name);
+    execute format('grant execute on function %s to replication_owner', object.name);
   end loop;
 end $$;
 
 revoke all on schema replication from public;
+alter schema replication owner to current_user;
+grant usage, create on schema replication to replication_owner;  -- create: its own capture functions
 grant usage on schema replication
   to replication_publisher, replication_consumer, replication_monitor;
 
