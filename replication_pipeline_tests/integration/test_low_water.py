@@ -35,6 +35,10 @@ def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Sh
 @pytest.fixture
 def items(shared: Shared) -> Iterator[Contour]:
     yield shared(ITEMS, ["items"])
+    for (prepared,) in shared.contour.run(  # a failed test's locks would hold the next ones up
+        "select gid from pg_prepared_xacts where database = current_database()"
+    ):
+        shared.contour.run(f"rollback prepared '{prepared}'")
     shared.empty()
     shared.contour.run("delete from replication.workers")
 

@@ -184,34 +184,40 @@ $$;
 create or replace function replication.small_expression(
   t replication.replicated_tables, alias text, rows_of text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  select coalesce('(select max(' || replication.size_expression(t, alias) || ') from ' || rows_of || ' '
-                  || alias || ') <= 262144', 'true')
+  select coalesce('not exists (select from ' || rows_of || ' ' || alias || ' where '
+                  || replication.size_expression(t, alias) || ' > 262144)', 'true')
 $$;
 
--- Whether the common way will do for the changes at hand, as SQL; null where it always will.
+-- Whether the common way will do for the changes at hand, as SQL.
 --   * No row is so large that its image may not fit into 1 GB.
---   * INSERT: all versions come from the column's default, and are above every tombstone.
+--   * INSERT: all versions come from the column's default, and are above every tombstone; the
+--     transaction sees the newest tombstones.
 --   * UPDATE: the old and the new keys are the same, and every new version is above every old one. So
 --     each row did change, once, and no key has a version from another row.
---   * No trigger has written to the table within the statement, `nested`.
-create or replace function replication.guard_expression(
-  t replication.replicated_tables, operation text, earliest text)
+--   * No trigger has written to the table within the statement, see `nested`.
+create or replace function replication.guard_expression(t replication.replicated_tables, operation text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  select nullif(concat_ws(' and ',
-    case when operation <> 'DELETE' then 'not nested and ' || replication.small_expression(t, 'n', 'new_rows') end,
-    case when operation <> 'INSERT' and t.full_before then replication.small_expression(t, 'o', 'old_rows') end,
+  select concat_ws(' and ',
+    case when operation <> 'DELETE' then
+      format('current_setting(''replication.nested_%s'', true) is distinct from ''yes''', t.table_id) end,
     case operation
       when 'INSERT' then format(
-        'not careful and (select bool_and((n.replication_version & 1023 = %1$s) is true) '
-        'and min(n.replication_version) >> 10 >= %2$s and max(n.replication_version) >> 10 <= replication.clock() '
-        'and coalesce(min(n.replication_version) > (select max(s.version) '
-        'from replication.replication_tombstones s where s.table_name = %3$L), true) from new_rows n)',
-        (select id from replication.contour), earliest, t.table_name)
+        'current_setting(''transaction_isolation'') = ''read committed'' '
+        'and not exists (select from new_rows n where (n.replication_version & 1023 = %1$s '
+        'and n.replication_version > greatest(earliest, (select max(s.version) '
+        'from replication.replication_tombstones s where s.table_name = %2$L)) '
+        'and n.replication_version >> 10 <= clock) is not true%3$s)',
+        (select id from replication.contour), t.table_name,
+        ' or ' || replication.size_expression(t, 'n') || ' > 262144')
       when 'UPDATE IN PLACE' then format(
-        '(select (bit_xor(%1$s), min(n.replication_version) > '
+        '%3$s and (select (bit_xor(%1$s), min(n.replication_version) > '
         '(select max(o.replication_version) from old_rows o)) from new_rows n) '
         '= (select (bit_xor(%2$s), true) from old_rows o)',
-        replication.key_hash(t, 'n'), replication.key_hash(t, 'o')) end), '')
+        replication.key_hash(t, 'n'), replication.key_hash(t, 'o'),
+        replication.small_expression(t, 'n', 'new_rows')) end,
+    case when operation <> 'INSERT' and t.full_before
+         then replication.small_expression(t, 'o', 'old_rows') end,
+    case when operation = 'DELETE' and not t.full_before then 'true' end)
 $$;
 
 -- A row's image as JSON; with `largest`, none for a row whose size is above it.
@@ -266,8 +272,8 @@ $$;
 --              to this role)
 --   largest    rows with more bytes than this are queued without their image, parked
 --   seed, txid, earliest
---              SQL of the first 24 characters of the statement's event ids, of the transaction id, and of
---              the clock at the statement's beginning: no row of an INSERT has an older version
+--              SQL of the first 20 digits of the statement's event ids, of the transaction id, and of the
+--              lowest version that a row of an INSERT may have
 --   guarded    queue nothing when guard_expression() says no; the caller sees by FOUND
 --
 -- The table's columns may be called anything: they appear only behind n., o. or t., and the names of
@@ -295,7 +301,7 @@ declare
     when t.include is null and t.exclude is null then 'o.* *= n.*'
     else format('%s::text = %s::text', replication.image_expression(t, 'o', null),
                 replication.image_expression(t, 'n', null)) end;
-  guard constant text := case when guarded then replication.guard_expression(t, operation, earliest) end;
+  guard constant text := case when guarded then replication.guard_expression(t, operation) end;
 begin
   if largest is not null and replication.size_expression(t, 'n') is not null then
     -- Comparing would be too much as well: with its old version, such a row counts as unchanged.
@@ -384,8 +390,9 @@ __events as (
 )$sql$,
     changes, t.table_name, t.relation, same_row, replication.buried_key(t, 'c.__key'),
     case when operation = 'INSERT'
-         then format('coalesce(c.__version & 1023 <> %s or c.__version >> 10 not between %s '
-                     'and replication.clock(), true)', (select id from replication.contour), earliest)
+         then format('coalesce(c.__version & 1023 <> %s or c.__version < %s '
+                     'or c.__version >> 10 > replication.clock(), true)',
+                     (select id from replication.contour), earliest)
          else 'false' end)
     || replication.queue_insert(t, '__events', operation = 'UPDATE', largest is not null, seed, txid);
 end $$;
@@ -533,21 +540,21 @@ as %3$L $sql$,
     format($sql$
 #variable_conflict use_variable
 declare
-  -- Event ids are UUIDs of version 8: microseconds, contour, incarnation, queue id. After a restore the
+  clock constant bigint := replication.clock();
+  -- Event ids are UUIDs of version 8: time in 16 µs, contour, incarnation, queue id. After a restore the
   -- ids come again, the time does not.
-  clock constant text := to_hex((date_part('epoch', clock_timestamp()) * 1000000)::bigint);
-  seed constant text := left(clock, 8) || '-' || substr(clock, 9, 4) || '-8' || substr(clock, 13) || %3$L;
-  salt constant bigint := hashtextextended(seed, %4$s);
+  seed constant text := to_hex(clock >> 4) || %3$L;
   txid constant bigint := pg_current_xact_id()::text::bigint;
+  -- Versions of this statement are not lower; a second is for a clock that is set back.
+  earliest constant bigint := (clock - 1000000
+    - (date_part('epoch', clock_timestamp() - statement_timestamp()) * 1000000)::bigint) << 10;
+  salt bigint;
   shape text;
   compiled boolean;   -- whether the statements below know the table as it is
-  earliest constant bigint := replication.clock() - 1000000  -- a second, should the clock be set back
-    - (date_part('epoch', clock_timestamp() - statement_timestamp()) * 1000000)::bigint;
   -- A snapshot taken at the transaction's beginning may not show the newest tombstone of a key. Such
   -- writers lock the tombstones of new keys, and fail with a serialization error if one is newer.
-  careful constant boolean := current_setting('transaction_isolation') <> 'read committed';
-  nested constant boolean := coalesce(current_setting('replication.nested_%5$s', true), '') <> '';
-  replication_role constant text := current_setting('session_replication_role');
+  careful boolean;
+  replication_role text;
   queued bigint;
   large boolean := false;
   largest bigint;
@@ -577,6 +584,7 @@ begin
     if tg_op = 'INSERT' then
 %6$s;
     elsif tg_op = 'UPDATE' then
+      salt := hashtextextended(seed, %4$s);
 %7$s;
     else
 %8$s;
@@ -591,6 +599,8 @@ begin
     end if;
   end if;
 
+  careful := current_setting('transaction_isolation') <> 'read committed';
+  replication_role := current_setting('session_replication_role');
   if careful and tg_op <> 'DELETE' then
     if not compiled then
       execute replication.lock_statement(replication.current_table(%5$s), tg_op);
@@ -646,7 +656,7 @@ begin
   return null;
 end $sql$,
     t.relation::oid, replication.table_fingerprint(t.relation),
-    lpad(to_hex(c.id & 255), 2, '0') || '-' || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3) || '-',
+    '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3),
     hashtextextended(c.incarnation::text, 0), t.table_id,
     replication.capture_statement(t, 'INSERT', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.capture_statement(t, 'UPDATE IN PLACE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
