@@ -24,7 +24,9 @@ select set_config('replication.setup_contour', :'contour', true) as contour,
 \ir schema/10_roles.sql
 \ir schema/20_tables.sql
 \ir schema/30_clock.sql
-\ir schema/40_capture.sql
+\ir schema/40_wire_forms.sql
+\ir schema/41_capture_statements.sql
+\ir schema/42_capture_functions.sql
 \ir schema/45_queue_ring.sql
 \ir schema/50_setup_table.sql
 \ir schema/60_monitoring.sql

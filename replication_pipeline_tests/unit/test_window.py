@@ -145,9 +145,14 @@ def test_signals_set_the_flag_and_are_given_back() -> None:
 
 
 def test_a_second_signal_reaches_who_handled_it_before() -> None:
-    with stop_on_signals(StopToken()), pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+    # A shell that starts the tests in the background has SIGINT ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stop_on_signals(StopToken()), pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_halves_of_a_batch_meet_in_the_middle() -> None:

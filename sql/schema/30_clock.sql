@@ -9,7 +9,7 @@
 --
 -- An inserted row gets its version from the column's default: a trigger costs four times as much a row,
 -- and its WHEN clause, which PostgreSQL parses anew in every statement, as much as the whole row. What
--- an application gave instead is put right by the capture trigger, see 40_capture.sql. An updated row
+-- an application gave instead is put right by the capture trigger, see 42_capture_functions.sql. An updated row
 -- needs a trigger.
 
 -- The clock as an SQL expression in µs, every name with its schema: it runs with the search_path of
