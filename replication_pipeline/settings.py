@@ -194,12 +194,10 @@ class TableOptions(Section):
     full_before: bool | None = Field(
         default=None, description="Send the whole old row in before, not only its key."
     )
-    include: tuple[str, ...] | None = Field(
+    include: list[str] | None = Field(
         default=None, description="Only these columns travel, and the key."
     )
-    exclude: tuple[str, ...] | None = Field(
-        default=None, description="All columns travel but these."
-    )
+    exclude: list[str] | None = Field(default=None, description="All columns travel but these.")
     capture_truncate: bool | None = Field(
         default=None, description="Send TRUNCATE as a DELETE of every row, instead of refusing it."
     )

@@ -159,17 +159,11 @@ ALTER FUNCTION replication.capture_statement(t replication.replicated_tables, op
 CREATE FUNCTION replication.capture_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET "DateStyle" TO 'ISO, YMD'
-    SET "IntervalStyle" TO 'postgres'
-    SET "TimeZone" TO 'UTC'
-    SET extra_float_digits TO '1'
-    SET bytea_output TO 'hex'
-    SET lc_monetary TO 'C'
-    SET array_nulls TO 'on'
     AS $$
 declare
   t replication.replicated_tables;
   largest bigint;
+  former text[];
 begin
   t := replication.current_table(tg_argv[0]::integer);
   if t.table_id is null or tg_relid <> t.relation and pg_partition_root(tg_relid) is distinct from t.relation then
@@ -188,6 +182,7 @@ begin
       hint = 'Begin it with READ COMMITTED: rows that a snapshot does not show would vanish here and stay '
              'elsewhere.';
   end if;
+  former := replication.pin_text_settings(t);
   foreach largest in array array[null, 262144] loop
     begin
       execute replication.capture_statement(t, 'TRUNCATE', false, largest,
@@ -200,6 +195,7 @@ begin
       end if;
     end;
   end loop;
+  perform replication.restore_settings(former);
   return null;
 end $$;
 ALTER FUNCTION replication.capture_truncate() OWNER TO replication_owner;
@@ -314,7 +310,7 @@ begin
       continue when not may_alter
         and (not pg_try_advisory_xact_lock(hashtext('replication.capture'), t.table_id)
              or not exists (select from pg_constraint k where k.conrelid = t.relation and k.contype = 'p'));
-      perform replication.refresh_capture(replication.current_table(t.table_id));
+      perform replication.refresh_capture(t.table_id);
       if may_alter then
         perform replication.put_stamps(t.relation);
         perform replication.grant_rights(t.table_id);
@@ -322,8 +318,8 @@ begin
       followed := followed + 1;
     end if;
     continue when not may_alter;
-    if exists (select from pg_class l where l.relrowsecurity
-                  and (l.oid = t.relation or l.oid in (select relid from pg_partition_tree(t.relation)))) then
+    if exists (select from pg_class l
+                where l.relrowsecurity and l.oid in (select replication.parts_of(t.relation))) then
       raise exception using errcode = 'object_not_in_prerequisite_state',
         message = format('table %s is replicated, and can''t have row level security', t.relation),
         hint = 'Policies would hide rows from capture and from the applier. '
@@ -389,32 +385,28 @@ begin
                    (select relowner::regrole from pg_class where oid = t.relation));
   end if;
   for wanted in
-    select w.role, p.privilege, p.kind, c.relnamespace::regnamespace as schema,
-           case p.kind when 'schema' then n.nspacl else c.relacl end as acl
-      from (values ('replication_consumer', '{USAGE,SELECT,INSERT,UPDATE,DELETE}'::text[]),
-                   ('replication_owner', '{USAGE,SELECT,UPDATE}')) as w(role, privileges)
-     cross join unnest(w.privileges) as u(privilege)
-     cross join lateral (select u.privilege, case u.privilege when 'USAGE' then 'schema' else 'table' end) as p(privilege, kind)
+    select w.role, w.privilege, c.relnamespace,
+           case w.privilege when 'USAGE' then format('schema %s', c.relnamespace::regnamespace)
+                else format('table %s', t.relation) end as object,
+           case w.privilege when 'USAGE' then n.nspacl else c.relacl end as acl
+      from (select 'replication_consumer', unnest('{USAGE,SELECT,INSERT,UPDATE,DELETE}'::text[])
+            union all
+            select 'replication_owner', unnest('{USAGE,SELECT,UPDATE}'::text[])) as w(role, privilege)
       join pg_class c on c.oid = t.relation
       join pg_namespace n on n.oid = c.relnamespace
   loop
     continue when exists (select from aclexplode(wanted.acl) a
                            where a.grantee = wanted.role::regrole and a.privilege_type = wanted.privilege);
-    if wanted.kind = 'schema' then
-      execute format('grant usage on schema %s to %I', wanted.schema, wanted.role);
-    else
-      execute format('grant %s on %s to %I', wanted.privilege, t.relation, wanted.role);
-    end if;
+    execute format('grant %s on %s to %I', wanted.privilege, wanted.object, wanted.role);
     update replication.replicated_tables r
        set granted = array_append(array_remove(r.granted, wanted.privilege || ' ' || wanted.role),
                                   wanted.privilege || ' ' || wanted.role)
      where r.table_id = of_table;
-    if not (case wanted.kind when 'schema' then has_schema_privilege(wanted.role, wanted.schema::oid, 'usage')
-                 else has_table_privilege(wanted.role, t.relation, wanted.privilege) end) then
+    if not (case wanted.privilege
+              when 'USAGE' then has_schema_privilege(wanted.role, wanted.relnamespace, 'usage')
+              else has_table_privilege(wanted.role, t.relation, wanted.privilege) end) then
       raise exception using errcode = 'insufficient_privilege',
-        message = format('%s on %s can''t be granted to %s', wanted.privilege,
-                         case wanted.kind when 'schema' then 'schema ' || wanted.schema
-                              else 'table ' || t.relation end, wanted.role),
+        message = format('%s on %s can''t be granted to %s', wanted.privilege, wanted.object, wanted.role),
         hint = 'Run this as the owner of both, or let the owner grant it first.';
     end if;
   end loop;
@@ -437,14 +429,12 @@ CREATE FUNCTION replication.guard_expression(t replication.replicated_tables, op
         (select id from replication.contour), t.table_name,
         ' or ' || replication.size_expression(t, 'n') || ' > 262144')
       when 'UPDATE IN PLACE' then format(
-        '%3$s and (select (bit_xor(%1$s), min(n.replication_version) > '
+        '%3$s and %4$s and (select (bit_xor(%1$s), min(n.replication_version) > '
         '(select max(o.replication_version) from old_rows o)) from new_rows n) '
         '= (select (bit_xor(%2$s), true) from old_rows o)',
         replication.key_hash(t, 'n'), replication.key_hash(t, 'o'),
-        replication.small_expression(t, 'n', 'new_rows')) end,
-    case when operation <> 'INSERT' and t.full_before
-         then replication.small_expression(t, 'o', 'old_rows') end,
-    case when operation = 'DELETE' and not t.full_before then 'true' end)
+        replication.small_expression(t, 'n'), replication.small_expression(t, 'o'))
+      when 'DELETE' then replication.small_expression(t, 'o') end)
 $_$;
 ALTER FUNCTION replication.guard_expression(t replication.replicated_tables, operation text) OWNER TO postgres;
 CREATE FUNCTION replication.image_expression(t replication.replicated_tables, alias text, largest bigint) RETURNS text
@@ -583,6 +573,28 @@ CREATE FUNCTION replication.next_version(predecessor bigint) RETURNS bigint
     AS $$ select (greatest((pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8, (predecessor operator(pg_catalog.>>) 10) operator(pg_catalog.+) 1)
                      operator(pg_catalog.<<) 10) operator(pg_catalog.|) 1::pg_catalog.int8 $$;
 ALTER FUNCTION replication.next_version(predecessor bigint) OWNER TO postgres;
+CREATE FUNCTION replication.parts_of(relation regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select relation union select relid from pg_partition_tree(relation)
+$$;
+ALTER FUNCTION replication.parts_of(relation regclass) OWNER TO postgres;
+CREATE FUNCTION replication.pin_text_settings(t replication.replicated_tables) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  former text[];
+  pinned record;
+begin
+  for pinned in select * from replication.text_settings(t) loop
+    former := former || array[array[pinned.setting, current_setting(pinned.setting)]];
+    perform set_config(pinned.setting, pinned.value, true);
+  end loop;
+  return former;
+end $$;
+ALTER FUNCTION replication.pin_text_settings(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.projection(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -668,17 +680,18 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
     events)
 $_$;
 ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO postgres;
-CREATE FUNCTION replication.refresh_capture(t replication.replicated_tables) RETURNS void
+CREATE FUNCTION replication.refresh_capture(of_table integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-  function_name constant text := format('replication.%I', 'capture_' || t.table_id);
+  function_name constant text := format('replication.%I', 'capture_' || of_table);
+  t replication.replicated_tables;
   c constant replication.contour := (select c from replication.contour c);
 begin
   -- Two sessions that replace a function at once fail; the second one must see what the first has done.
-  perform pg_advisory_xact_lock(hashtext('replication.capture'), t.table_id);
-  t := replication.current_table(t.table_id);
+  perform pg_advisory_xact_lock(hashtext('replication.capture'), of_table);
+  t := replication.current_table(of_table);
   if replication.key_expression(t, 'n') is null
      or cardinality(t.key_columns) > (select count(*) from replication.data_columns(t) d
                                        where d.attname = any(t.key_columns)) then
@@ -715,7 +728,7 @@ declare
   large boolean := false;
   largest bigint;
   registered replication.replicated_tables;
-  pinned text[];
+  former text[];
 begin
   if tg_relid <> %1$s and pg_partition_root(tg_relid) is distinct from %1$s::regclass then
     if not exists (select from replication.replicated_tables r where r.table_id = %5$s
@@ -779,11 +792,7 @@ begin
     -- The columns have changed since, or a row is so large that its image may not fit into 1 GB. Those
     -- are tried whole first, then without the images of the largest.
     registered := replication.current_table(%5$s);
-    pinned := array(select array[s.setting, current_setting(s.setting), s.value]
-                      from replication.text_settings(registered) s);
-    for i in 1 .. coalesce(array_length(pinned, 1), 0) loop
-      perform set_config(pinned[i][1], pinned[i][3], true);
-    end loop;
+    former := replication.pin_text_settings(registered);
     foreach largest in array array[null, 16777216, 262144] loop
       begin
         execute replication.capture_statement(registered, tg_op, tg_op <> 'DELETE', largest)
@@ -795,9 +804,7 @@ begin
         end if;
       end;
     end loop;
-    for i in 1 .. coalesce(array_length(pinned, 1), 0) loop
-      perform set_config(pinned[i][1], pinned[i][2], true);
-    end loop;
+    perform replication.restore_settings(former);
   elsif tg_op = 'INSERT' then
 %11$s;
   elsif tg_op = 'UPDATE' then
@@ -816,8 +823,7 @@ end $sql$,
     replication.capture_statement(t, 'INSERT', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.capture_statement(t, 'UPDATE IN PLACE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.capture_statement(t, 'DELETE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
-    replication.small_expression(t, 'n', 'new_rows'),
-    case when t.full_before then replication.small_expression(t, 'o', 'old_rows') else 'true' end,
+    replication.small_expression(t, 'n'), replication.small_expression(t, 'o'),
     replication.capture_statement(t, 'INSERT', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
     replication.capture_statement(t, 'UPDATE', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
     replication.lock_statement(t, 'INSERT'), replication.lock_statement(t, 'UPDATE'),
@@ -838,7 +844,7 @@ end $sql$,
                              left join pg_attribute a on a.attrelid = t.relation and a.attname = l.name)
    where r.table_id = t.table_id;
 end $_$;
-ALTER FUNCTION replication.refresh_capture(t replication.replicated_tables) OWNER TO postgres;
+ALTER FUNCTION replication.refresh_capture(of_table integer) OWNER TO postgres;
 CREATE FUNCTION replication.refresh_captures() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -985,8 +991,8 @@ begin
   elsif exists (select from pg_constraint where conrelid = relation and contype in ('u', 'x') and condeferrable) then
     problem := 'it has a deferrable unique or exclusion constraint';
     remedy := 'Make it NOT DEFERRABLE: deferrable ones are not checked while remote changes are applied.';
-  elsif exists (select from pg_class l where l.relrowsecurity
-                   and (l.oid = relation or l.oid in (select relid from pg_partition_tree(relation)))) then
+  elsif exists (select from pg_class l
+                 where l.relrowsecurity and l.oid in (select replication.parts_of(relation))) then
     problem := 'it has row level security';
     remedy := 'ALTER TABLE … DISABLE ROW LEVEL SECURITY: policies would hide rows from the applier.';
   elsif exists (select from pg_attribute where attrelid = relation and attname = 'replication_version'
@@ -1046,7 +1052,7 @@ begin
           or coalesce((select col_description(attrelid, attnum) like 'Set by replication_pipeline%'
                          from pg_attribute where attrelid = relation and attname = 'replication_version'
                           and not attisdropped), false);
-  for part in select relation union select relid from pg_partition_tree(relation) loop
+  for part in select replication.parts_of(relation) loop
     perform replication.drop_triggers(part);
   end loop;
   if registered.table_id is not null then
@@ -1060,6 +1066,13 @@ begin
   end if;
 end $$;
 ALTER FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) OWNER TO postgres;
+CREATE FUNCTION replication.restore_settings(former text[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select set_config(former[i][1], former[i][2], true) from generate_subscripts(former, 1) i
+$$;
+ALTER FUNCTION replication.restore_settings(former text[]) OWNER TO postgres;
 CREATE FUNCTION replication.revive_statement(t replication.replicated_tables) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1228,9 +1241,9 @@ begin
             wanted.exclude, wanted.capture_truncate, '')
     returning * into registered;
   end if;
-  perform replication.refresh_capture(replication.current_table(registered.table_id));
+  perform replication.refresh_capture(registered.table_id);
   perform replication.put_stamps(relation);
-  for part in select relation union select relid from pg_partition_tree(relation) loop
+  for part in select replication.parts_of(relation) loop
     perform replication.put_capture_triggers(registered, part);
   end loop;
   perform replication.grant_rights(registered.table_id);
@@ -1249,14 +1262,15 @@ CREATE FUNCTION replication.size_expression(t replication.replicated_tables, ali
      and not (replication.base_type(c.type_id) = 'numeric'::regtype and a.atttypmod >= 0)
 $$;
 ALTER FUNCTION replication.size_expression(t replication.replicated_tables, alias text) OWNER TO postgres;
-CREATE FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) RETURNS text
+CREATE FUNCTION replication.small_expression(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select coalesce('not exists (select from ' || rows_of || ' ' || alias || ' where '
-                  || replication.size_expression(t, alias) || ' > 262144)', 'true')
+  select coalesce(case when alias = 'n' or t.full_before then
+    format('not exists (select from %s %s where ', case alias when 'n' then 'new_rows' else 'old_rows' end, alias)
+    || replication.size_expression(t, alias) || ' > 262144)' end, 'true')
 $$;
-ALTER FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) OWNER TO postgres;
+ALTER FUNCTION replication.small_expression(t replication.replicated_tables, alias text) OWNER TO postgres;
 CREATE FUNCTION replication.stamp_update() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1801,6 +1815,10 @@ REVOKE ALL ON FUNCTION replication.lock_statement(t replication.replicated_table
 GRANT ALL ON FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.next_version(predecessor bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.next_version(predecessor bigint) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.parts_of(relation regclass) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.parts_of(relation regclass) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.pin_text_settings(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.pin_text_settings(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.projection(t replication.replicated_tables, alias text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.projection(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) FROM PUBLIC;
@@ -1809,8 +1827,8 @@ REVOKE ALL ON FUNCTION replication.put_stamps(relation regclass, clock_offset in
 GRANT ALL ON FUNCTION replication.put_stamps(relation regclass, clock_offset interval) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.refresh_capture(t replication.replicated_tables) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.refresh_capture(t replication.replicated_tables) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.refresh_capture(of_table integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.refresh_capture(of_table integer) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refresh_captures() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.refresh_captures() TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) FROM PUBLIC;
@@ -1821,6 +1839,8 @@ REVOKE ALL ON FUNCTION replication.remove_published(retention interval, most int
 GRANT ALL ON FUNCTION replication.remove_published(retention interval, most integer) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.restore_settings(former text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.restore_settings(former text[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.revive_statement(t replication.replicated_tables) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.revive_statement(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.revoke_rights(t replication.replicated_tables) FROM PUBLIC;
@@ -1833,8 +1853,8 @@ REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass
 GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text, rows_of text) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.stamp_update() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.stamp_update() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.stamp_update_of_captured() FROM PUBLIC;

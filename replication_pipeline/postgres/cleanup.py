@@ -9,6 +9,7 @@ is known to have passed them, a delete must be remembered).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -34,35 +35,27 @@ def clean_up(connection: Connection, settings: Settings) -> CleanupResult:
     sql = queries.load("maintenance")
     cleanup = settings.cleanup
 
-    def remove(name: str, age: timedelta) -> int:
+    def batches(removed_by_one: Callable[[], int]) -> int:
         removed = 0
         while True:
-            count = connection.execute(
-                sql[name], {"age": age, "limit": cleanup.batch_size}
-            ).rowcount
+            count = removed_by_one()
             removed += count
             if count < cleanup.batch_size:
                 return removed
 
+    def remove(name: str, age: timedelta) -> int:
+        parameters = {"age": age, "limit": cleanup.batch_size}
+        return batches(lambda: connection.execute(sql[name], parameters).rowcount)
+
+    def call(name: str) -> int:
+        """A function of the database, which returns how many published rows it has removed."""
+        parameters = {"age": cleanup.published, "limit": cleanup.batch_size}
+        row = connection.execute(sql[name], parameters).fetchone()
+        return int(row[0]) if row else 0
+
     with translating(f"contour {settings.contour.name}: cleaning up"):
-        published = _remove_published(connection, settings)
+        published = call("rotate_queue") + batches(lambda: call("remove_published"))
         processed = remove("remove_processed", cleanup.processed_events)
         conflicts = remove("remove_conflicts", cleanup.conflicts)
         row = connection.execute(sql["fold_workers"], {}).fetchone()
     return CleanupResult(published, processed, conflicts, row[0] if row else 0)
-
-
-def _remove_published(connection: Connection, settings: Settings) -> int:
-    sql = queries.load("maintenance")
-    parameters = {"age": settings.cleanup.published, "limit": settings.cleanup.batch_size}
-
-    def removed_by(name: str) -> int:
-        row = connection.execute(sql[name], parameters).fetchone()
-        return int(row[0]) if row else 0
-
-    removed = removed_by("rotate_queue")
-    while True:
-        count = removed_by("remove_published")
-        removed += count
-        if count < settings.cleanup.batch_size:
-            return removed

@@ -334,12 +334,10 @@ class PostgresInbox:
 
     def _look_after(self) -> None:
         """Heartbeat, and deletes that are ready to settle. One that can't is left for next time."""
-        with (
-            contextlib.suppress(PoisonError),
-            self._transaction("settling deletes") as connection,
-        ):
+        with self._transaction("looking for deletes to settle") as connection:
             self._beat(connection)
-        for table_plan in self._plans.values():
+            unsettled = {name for (name,) in connection.execute(SQL["unsettled_tables"])}
+        for table_plan in [p for p in self._plans.values() if p.table.name in unsettled]:
             with contextlib.suppress(PoisonError):
                 self._settle(table_plan)
 
@@ -386,8 +384,6 @@ class PostgresInbox:
         name = {"table": table_plan.table.name}
         # A transaction of its own, which has no number before it has looked at the tombstones.
         with self._transaction("settling deletes") as connection:
-            if connection.execute(SQL["anything_unsettled"], name).fetchone() != (True,):
-                return
             connection.execute(SQL["mark_settle_horizon"], name)
         with self._transaction("settling deletes") as connection:
             self._begin(connection)

@@ -53,15 +53,11 @@ def setup_table(connection: Connection, settings: Settings, table: str) -> None:
             (
                 quoted(table),
                 options.full_before,
-                _list(options.include),
-                _list(options.exclude),
+                options.include,
+                options.exclude,
                 options.capture_truncate,
             ),
         )
-
-
-def _list(names: tuple[str, ...] | None) -> list[str] | None:
-    return None if names is None else list(names)
 
 
 def remove_table(

@@ -19,7 +19,7 @@ Not for correctness of order: a floor never passes an unpublished row, parked an
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,9 +44,10 @@ class LowWater:
     def __post_init__(self) -> None:
         self.floors = dict.fromkeys(self.shards, 0)
 
-    def of(self, shards: list[int]) -> list[int]:
-        """The floors of ``shards``, in their order."""
-        return [self.floors[shard] for shard in shards]
+    def parameters(self, shards: Sequence[int] | None = None) -> dict[str, list[int]]:
+        """``shards``, or all, and their floors, as the queries take them."""
+        chosen = list(self.shards if shards is None else shards)
+        return {"shards": chosen, "floors": [self.floors[shard] for shard in chosen]}
 
     def refresh(self, connection: psycopg.Connection) -> None:
         """Move the floors up, at most once a second. Ends the transaction, so not within a claim."""
@@ -60,11 +61,7 @@ class LowWater:
         self._settle(connection)
         if min(self.floors.values()) >= self._settled:
             return
-        rows = connection.execute(
-            self.sql["first_waiting"],
-            {"shards": list(self.shards), "floors": self.of(list(self.shards))},
-            prepare=True,
-        )
+        rows = connection.execute(self.sql["first_waiting"], self.parameters(), prepare=True)
         for shard, first in rows:
             floor = self._settled if first is None else min(self._settled, first - 1)
             self.floors[shard] = max(self.floors[shard], floor)

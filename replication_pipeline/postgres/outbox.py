@@ -66,11 +66,8 @@ class PostgresOutbox:
             self._beat(connection)
             self._renew_share(connection)
             self._low_water.refresh(connection)
-            every = list(range(SHARDS))
             row = connection.execute(
-                SQL["anything_waiting"],
-                {"shards": every, "floors": self._low_water.of(every)},
-                prepare=True,
+                SQL["anything_waiting"], self._low_water.parameters(), prepare=True
             ).fetchone()
             if not (row and row[0]):
                 connection.rollback()
@@ -179,9 +176,8 @@ class PostgresOutbox:
         cursor = connection.cursor(binary=True)
         cursor.execute(
             SQL["claim"],
-            {
-                "shards": shards,
-                "floors": self._low_water.of(shards),
+            self._low_water.parameters(shards)
+            | {
                 "limit": limit,
                 "bytes": CLAIM_BYTES,
                 "source": self._source(connection),

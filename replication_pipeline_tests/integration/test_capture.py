@@ -227,7 +227,7 @@ def test_changed_columns_are_seen_by_the_next_statement(users: Contour) -> None:
     assert users.run("select distinct table_name from replication_queue") == [("users",)]
     with connect(users.settings, application_name="test") as connection:
         connection.execute(
-            "select replication.refresh_capture(t) from replication.replicated_tables t"
+            "select replication.refresh_capture(t.table_id) from replication.replicated_tables t"
         )
     other.execute("insert into people (id) values (9)")
     assert operations(users)[-1] == ("INSERT", '{"id":9}')

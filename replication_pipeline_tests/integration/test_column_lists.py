@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline_tests.integration.history import (
     Shared,
-    contour_in,
     events,
     mark,
     payloads,
@@ -21,18 +18,6 @@ from replication_pipeline_tests.integration.history import (
 pytestmark = pytest.mark.integration
 
 DDL = "create table t (secret text, id int primary key, a int, b int, doc json)"
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "column_lists") as contour:
-        yield Shared(contour)
-
-
-@pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
 
 
 # Two ways to say the same.
@@ -207,7 +192,9 @@ def test_empty_lists(make: Shared) -> None:
 @pytest.mark.parametrize("options", SAME.values(), ids=SAME)
 def test_lists_survive_an_upgrade(make: Shared, options: dict[str, Any]) -> None:
     contour = make(DDL, ["t"], **options)
-    contour.run("select replication.refresh_capture(t) from replication.replicated_tables t")
+    contour.run(
+        "select replication.refresh_capture(t.table_id) from replication.replicated_tables t"
+    )
     setup(contour, "t")
     contour.run("insert into t values ('hidden', 1, 2, 3, '{}')")
     contour.run("update t set secret = 'x'")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
 from replication_pipeline_tests.integration.history import (
     Shared,
     assert_queue_tells,
-    contour_in,
     events,
     mark,
     payloads,
@@ -22,18 +19,6 @@ from replication_pipeline_tests.integration.history import (
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "keys") as contour:
-        yield Shared(contour)
-
-
-@pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
 
 
 @pytest.fixture

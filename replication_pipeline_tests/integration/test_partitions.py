@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
-from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
 from replication_pipeline_tests.integration.history import (
     Shared,
     assert_queue_tells,
-    contour_in,
     events,
     mark,
     payloads,
@@ -37,18 +33,6 @@ alter table orders_us drop column gone, drop column gone_too;
 alter table orders attach partition orders_us for values in ('us');
 create table orders_rest partition of orders default
 """
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "partitions") as contour:
-        yield Shared(contour)
-
-
-@pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
 
 
 @pytest.fixture

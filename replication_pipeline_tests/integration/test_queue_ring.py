@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline.postgres.cleanup import CleanupResult, clean_up
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.settings import Settings
@@ -19,7 +18,6 @@ from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import (
     Shared,
     assert_queue_tells,
-    contour_in,
     setup,
 )
 from replication_pipeline_tests.integration.outbox import drain, publisher
@@ -28,12 +26,6 @@ pytestmark = pytest.mark.integration
 
 ITEMS = "create table items (id bigint primary key, name text)"
 RING_PUBLISHER = "ring_publisher"
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "queue_ring") as contour:
-        yield Shared(contour)
 
 
 @pytest.fixture

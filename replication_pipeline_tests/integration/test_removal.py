@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,25 +12,12 @@ from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import (
     Shared,
     assert_queue_tells,
-    contour_in,
     events,
     remove,
     setup,
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "removal") as contour:
-        yield Shared(contour)
-
-
-@pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
 
 
 # All that hangs on a table: what set-up touches must come back, and the rest must not be touched.

@@ -43,12 +43,6 @@ def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Sh
 
 
 @pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
-
-
-@pytest.fixture
 def users(make: Shared) -> Contour:
     contour = make("create table users (id int primary key, name text)", ["users"])
     contour.run(f"grant select, insert, update, delete on users to {WRITER}")

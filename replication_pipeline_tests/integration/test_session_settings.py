@@ -283,7 +283,9 @@ def test_set_up_under_odd_settings(contour: Contour, usual: Events) -> None:
     session.execute(
         "select replication.setup_table_for_replication('public.copies', full_before => true)"
     )
-    session.execute("select replication.refresh_capture(t) from replication.replicated_tables t")
+    session.execute(
+        "select replication.refresh_capture(t.table_id) from replication.replicated_tables t"
+    )
     session.close()
     assert written(contour) == usual
     setup(contour, "copies", full_before=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import (
     Shared,
-    contour_in,
     events,
     remove,
     setup,
@@ -22,18 +19,6 @@ pytestmark = pytest.mark.integration
 
 WRONG_OBJECT_TYPE = "42809"
 NOT_IN_PREREQUISITE_STATE = "55000"
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "refusals") as contour:
-        yield Shared(contour)
-
-
-@pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
 
 
 def state(contour: Contour) -> list[tuple[Any, ...]]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
-from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
 from replication_pipeline_tests.integration.history import (
     Shared,
     assert_queue_tells,
-    contour_in,
     events,
     mark,
     payloads,
@@ -27,18 +23,6 @@ insert into news values (2, 'B', false), (3, 'c', true), (4, 'D', false), (5, 'E
 """
 # Stored from the highest key to the lowest, so that `id = id + 1` never meets a key still in use.
 ROWS = "insert into items (id, name) values (3, 'c'), (2, 'b'), (1, 'a')"
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "statements") as contour:
-        yield Shared(contour)
-
-
-@pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
 
 
 @pytest.fixture

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import (
     Shared,
     assert_queue_tells,
-    contour_in,
     events,
     mark,
     setup,
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
-    with contour_in(postgres, templates["a"], "truncates") as contour:
-        yield Shared(contour)
-
-
-@pytest.fixture
-def make(shared: Shared) -> Iterator[Shared]:
-    yield shared
-    shared.empty()
 
 
 DDL = """

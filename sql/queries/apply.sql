@@ -278,9 +278,9 @@ select exists (select from replication.parked_events)
 -- name: remove_parked
 delete from replication.parked_events where id = any(%(ids)s::bigint[])
 
--- name: anything_unsettled
+-- name: unsettled_tables
 -- Index: replication_tombstones_unsettled.
-select exists (select from replication.replication_tombstones where table_name = %(table)s and unsettled)
+select distinct table_name from replication.replication_tombstones where unsettled
 
 -- name: mark_settle_horizon
 -- The first write of a later transaction than the delete's, so its number is drawn after its snapshot.

@@ -40,7 +40,7 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
     join replication.data_columns(t) c on c.attname = k.name
 $$;
 
--- A list over the key columns, such as `n.a = o.a and …`: in `form`, %1$s is the position of a column
+-- A list over the key columns, such as `n.a as __k1, n.b as __k2`: in `form`, %1$s is the position of a column
 -- and %2$I its name.
 create or replace function replication.key_list(t replication.replicated_tables, form text, separator text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -48,7 +48,7 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
     from unnest(t.key_columns) with ordinality as k(name, position)
 $$;
 
--- The same, comparing two sets of names. A type of the user's with an implicit cast may have no single =.
+-- Both sets of names equal, as `n.a = o.a and n.b = o.b`, in forms as of key_list(). A type of the user's with an implicit cast may have no single =.
 create or replace function replication.key_match(t replication.replicated_tables, one text, other text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select string_agg(
@@ -86,11 +86,13 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
      and not (replication.base_type(c.type_id) = 'numeric'::regtype and a.atttypmod >= 0)
 $$;
 
-create or replace function replication.small_expression(
-  t replication.replicated_tables, alias text, rows_of text)
+-- Whether no row of `n`, the new ones, or `o`, the old ones, is so large that its image may not fit into
+-- 1 GB: 256 kB as stored, compressed, is far from that. Of old rows without images only keys matter.
+create or replace function replication.small_expression(t replication.replicated_tables, alias text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  select coalesce('not exists (select from ' || rows_of || ' ' || alias || ' where '
-                  || replication.size_expression(t, alias) || ' > 262144)', 'true')
+  select coalesce(case when alias = 'n' or t.full_before then
+    format('not exists (select from %s %s where ', case alias when 'n' then 'new_rows' else 'old_rows' end, alias)
+    || replication.size_expression(t, alias) || ' > 262144)' end, 'true')
 $$;
 
 -- Whether the common way will do for the changes at hand, as SQL.
@@ -115,14 +117,12 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
         (select id from replication.contour), t.table_name,
         ' or ' || replication.size_expression(t, 'n') || ' > 262144')
       when 'UPDATE IN PLACE' then format(
-        '%3$s and (select (bit_xor(%1$s), min(n.replication_version) > '
+        '%3$s and %4$s and (select (bit_xor(%1$s), min(n.replication_version) > '
         '(select max(o.replication_version) from old_rows o)) from new_rows n) '
         '= (select (bit_xor(%2$s), true) from old_rows o)',
         replication.key_hash(t, 'n'), replication.key_hash(t, 'o'),
-        replication.small_expression(t, 'n', 'new_rows')) end,
-    case when operation <> 'INSERT' and t.full_before
-         then replication.small_expression(t, 'o', 'old_rows') end,
-    case when operation = 'DELETE' and not t.full_before then 'true' end)
+        replication.small_expression(t, 'n'), replication.small_expression(t, 'o'))
+      when 'DELETE' then replication.small_expression(t, 'o') end)
 $$;
 
 -- A row's image as JSON; with `largest`, none for a row whose size is above it.

@@ -77,7 +77,7 @@ begin
 end $$;
 
 -- The settings that decide about the text of the table's values: pinned while capture runs. Each costs
--- half a microsecond a statement, so only those that matter are.
+-- microseconds a statement, so only those that matter are.
 create or replace function replication.text_settings(t replication.replicated_tables)
 returns table (setting text, value text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -105,16 +105,36 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
    where exists (select from kinds where kind = any(s.matters))
 $$;
 
+-- The same, for the rest of the transaction; restore_settings() undoes it with what this returns.
+create or replace function replication.pin_text_settings(t replication.replicated_tables)
+returns text[] language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  former text[];
+  pinned record;
+begin
+  for pinned in select * from replication.text_settings(t) loop
+    former := former || array[array[pinned.setting, current_setting(pinned.setting)]];
+    perform set_config(pinned.setting, pinned.value, true);
+  end loop;
+  return former;
+end $$;
+
+create or replace function replication.restore_settings(former text[])
+returns void language sql set search_path = pg_catalog, pg_temp as $$
+  select set_config(former[i][1], former[i][2], true) from generate_subscripts(former, 1) i
+$$;
+
 -- Compiles the capture function of one table.
-create or replace function replication.refresh_capture(t replication.replicated_tables)
+create or replace function replication.refresh_capture(of_table integer)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $refresh$
 declare
-  function_name constant text := format('replication.%I', 'capture_' || t.table_id);
+  function_name constant text := format('replication.%I', 'capture_' || of_table);
+  t replication.replicated_tables;
   c constant replication.contour := (select c from replication.contour c);
 begin
   -- Two sessions that replace a function at once fail; the second one must see what the first has done.
-  perform pg_advisory_xact_lock(hashtext('replication.capture'), t.table_id);
-  t := replication.current_table(t.table_id);
+  perform pg_advisory_xact_lock(hashtext('replication.capture'), of_table);
+  t := replication.current_table(of_table);
   if replication.key_expression(t, 'n') is null
      or cardinality(t.key_columns) > (select count(*) from replication.data_columns(t) d
                                        where d.attname = any(t.key_columns)) then
@@ -151,7 +171,7 @@ declare
   large boolean := false;
   largest bigint;
   registered replication.replicated_tables;
-  pinned text[];
+  former text[];
 begin
   if tg_relid <> %1$s and pg_partition_root(tg_relid) is distinct from %1$s::regclass then
     if not exists (select from replication.replicated_tables r where r.table_id = %5$s
@@ -216,11 +236,7 @@ begin
     -- The columns have changed since, or a row is so large that its image may not fit into 1 GB. Those
     -- are tried whole first, then without the images of the largest.
     registered := replication.current_table(%5$s);
-    pinned := array(select array[s.setting, current_setting(s.setting), s.value]
-                      from replication.text_settings(registered) s);
-    for i in 1 .. coalesce(array_length(pinned, 1), 0) loop
-      perform set_config(pinned[i][1], pinned[i][3], true);
-    end loop;
+    former := replication.pin_text_settings(registered);
     foreach largest in array array[null, 16777216, 262144] loop
       begin
         execute replication.capture_statement(registered, tg_op, tg_op <> 'DELETE', largest)
@@ -232,9 +248,7 @@ begin
         end if;
       end;
     end loop;
-    for i in 1 .. coalesce(array_length(pinned, 1), 0) loop
-      perform set_config(pinned[i][1], pinned[i][2], true);
-    end loop;
+    perform replication.restore_settings(former);
   elsif tg_op = 'INSERT' then
 %11$s;
   elsif tg_op = 'UPDATE' then
@@ -253,8 +267,7 @@ end $sql$,
     replication.capture_statement(t, 'INSERT', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.capture_statement(t, 'UPDATE IN PLACE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.capture_statement(t, 'DELETE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
-    replication.small_expression(t, 'n', 'new_rows'),
-    case when t.full_before then replication.small_expression(t, 'o', 'old_rows') else 'true' end,
+    replication.small_expression(t, 'n'), replication.small_expression(t, 'o'),
     replication.capture_statement(t, 'INSERT', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
     replication.capture_statement(t, 'UPDATE', true, null, 'old_rows', 'seed', 'txid', 'earliest', false),
     replication.lock_statement(t, 'INSERT'), replication.lock_statement(t, 'UPDATE'),

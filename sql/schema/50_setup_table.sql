@@ -48,13 +48,19 @@ begin
             wanted.exclude, wanted.capture_truncate, '')
     returning * into registered;
   end if;
-  perform replication.refresh_capture(replication.current_table(registered.table_id));
+  perform replication.refresh_capture(registered.table_id);
   perform replication.put_stamps(relation);
-  for part in select relation union select relid from pg_partition_tree(relation) loop
+  for part in select replication.parts_of(relation) loop
     perform replication.put_capture_triggers(registered, part);
   end loop;
   perform replication.grant_rights(registered.table_id);
 end $$;
+
+-- A table and, if it is partitioned, all its partitions.
+create or replace function replication.parts_of(relation regclass)
+returns setof regclass language sql stable set search_path = pg_catalog, pg_temp as $$
+  select relation union select relid from pg_partition_tree(relation)
+$$;
 
 -- What the pipeline's roles need on a table and its schema. Only what is missing is granted, and
 -- remembered for the day the table is removed.
@@ -72,32 +78,28 @@ begin
                    (select relowner::regrole from pg_class where oid = t.relation));
   end if;
   for wanted in
-    select w.role, p.privilege, p.kind, c.relnamespace::regnamespace as schema,
-           case p.kind when 'schema' then n.nspacl else c.relacl end as acl
-      from (values ('replication_consumer', '{USAGE,SELECT,INSERT,UPDATE,DELETE}'::text[]),
-                   ('replication_owner', '{USAGE,SELECT,UPDATE}')) as w(role, privileges)
-     cross join unnest(w.privileges) as u(privilege)
-     cross join lateral (select u.privilege, case u.privilege when 'USAGE' then 'schema' else 'table' end) as p(privilege, kind)
+    select w.role, w.privilege, c.relnamespace,
+           case w.privilege when 'USAGE' then format('schema %s', c.relnamespace::regnamespace)
+                else format('table %s', t.relation) end as object,
+           case w.privilege when 'USAGE' then n.nspacl else c.relacl end as acl
+      from (select 'replication_consumer', unnest('{USAGE,SELECT,INSERT,UPDATE,DELETE}'::text[])
+            union all
+            select 'replication_owner', unnest('{USAGE,SELECT,UPDATE}'::text[])) as w(role, privilege)
       join pg_class c on c.oid = t.relation
       join pg_namespace n on n.oid = c.relnamespace
   loop
     continue when exists (select from aclexplode(wanted.acl) a
                            where a.grantee = wanted.role::regrole and a.privilege_type = wanted.privilege);
-    if wanted.kind = 'schema' then
-      execute format('grant usage on schema %s to %I', wanted.schema, wanted.role);
-    else
-      execute format('grant %s on %s to %I', wanted.privilege, t.relation, wanted.role);
-    end if;
+    execute format('grant %s on %s to %I', wanted.privilege, wanted.object, wanted.role);
     update replication.replicated_tables r
        set granted = array_append(array_remove(r.granted, wanted.privilege || ' ' || wanted.role),
                                   wanted.privilege || ' ' || wanted.role)
      where r.table_id = of_table;
-    if not (case wanted.kind when 'schema' then has_schema_privilege(wanted.role, wanted.schema::oid, 'usage')
-                 else has_table_privilege(wanted.role, t.relation, wanted.privilege) end) then
+    if not (case wanted.privilege
+              when 'USAGE' then has_schema_privilege(wanted.role, wanted.relnamespace, 'usage')
+              else has_table_privilege(wanted.role, t.relation, wanted.privilege) end) then
       raise exception using errcode = 'insufficient_privilege',
-        message = format('%s on %s can''t be granted to %s', wanted.privilege,
-                         case wanted.kind when 'schema' then 'schema ' || wanted.schema
-                              else 'table ' || t.relation end, wanted.role),
+        message = format('%s on %s can''t be granted to %s', wanted.privilege, wanted.object, wanted.role),
         hint = 'Run this as the owner of both, or let the owner grant it first.';
     end if;
   end loop;
@@ -192,7 +194,7 @@ begin
       continue when not may_alter
         and (not pg_try_advisory_xact_lock(hashtext('replication.capture'), t.table_id)
              or not exists (select from pg_constraint k where k.conrelid = t.relation and k.contype = 'p'));
-      perform replication.refresh_capture(replication.current_table(t.table_id));
+      perform replication.refresh_capture(t.table_id);
       if may_alter then
         perform replication.put_stamps(t.relation);
         perform replication.grant_rights(t.table_id);
@@ -200,8 +202,8 @@ begin
       followed := followed + 1;
     end if;
     continue when not may_alter;
-    if exists (select from pg_class l where l.relrowsecurity
-                  and (l.oid = t.relation or l.oid in (select relid from pg_partition_tree(t.relation)))) then
+    if exists (select from pg_class l
+                where l.relrowsecurity and l.oid in (select replication.parts_of(t.relation))) then
       raise exception using errcode = 'object_not_in_prerequisite_state',
         message = format('table %s is replicated, and can''t have row level security', t.relation),
         hint = 'Policies would hide rows from capture and from the applier. '
@@ -339,8 +341,8 @@ begin
   elsif exists (select from pg_constraint where conrelid = relation and contype in ('u', 'x') and condeferrable) then
     problem := 'it has a deferrable unique or exclusion constraint';
     remedy := 'Make it NOT DEFERRABLE: deferrable ones are not checked while remote changes are applied.';
-  elsif exists (select from pg_class l where l.relrowsecurity
-                   and (l.oid = relation or l.oid in (select relid from pg_partition_tree(relation)))) then
+  elsif exists (select from pg_class l
+                 where l.relrowsecurity and l.oid in (select replication.parts_of(relation))) then
     problem := 'it has row level security';
     remedy := 'ALTER TABLE … DISABLE ROW LEVEL SECURITY: policies would hide rows from the applier.';
   elsif exists (select from pg_attribute where attrelid = relation and attname = 'replication_version'
@@ -421,14 +423,11 @@ end $$;
 
 -- BEFORE TRUNCATE of a table or partition. The table is locked by now, so nobody else writes to it.
 create or replace function replication.capture_truncate()
-returns trigger language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set "DateStyle" = 'ISO, YMD' set "IntervalStyle" = 'postgres' set "TimeZone" = 'UTC'
-set extra_float_digits = 1 set bytea_output = 'hex' set lc_monetary = 'C' set array_nulls = on
-as $$
+returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   t replication.replicated_tables;
   largest bigint;
+  former text[];
 begin
   t := replication.current_table(tg_argv[0]::integer);
   if t.table_id is null or tg_relid <> t.relation and pg_partition_root(tg_relid) is distinct from t.relation then
@@ -447,6 +446,7 @@ begin
       hint = 'Begin it with READ COMMITTED: rows that a snapshot does not show would vanish here and stay '
              'elsewhere.';
   end if;
+  former := replication.pin_text_settings(t);
   foreach largest in array array[null, 262144] loop
     begin
       execute replication.capture_statement(t, 'TRUNCATE', false, largest,
@@ -459,6 +459,7 @@ begin
       end if;
     end;
   end loop;
+  perform replication.restore_settings(former);
   return null;
 end $$;
 
@@ -478,7 +479,7 @@ begin
           or coalesce((select col_description(attrelid, attnum) like 'Set by replication_pipeline%'
                          from pg_attribute where attrelid = relation and attname = 'replication_version'
                           and not attisdropped), false);
-  for part in select relation union select relid from pg_partition_tree(relation) loop
+  for part in select replication.parts_of(relation) loop
     perform replication.drop_triggers(part);
   end loop;
   if registered.table_id is not null then
@@ -538,8 +539,8 @@ begin
         using hint = 'Let its owner run setup_table_for_replication() again.';
       continue;
     end if;
-    perform replication.refresh_capture(replication.current_table(t.table_id));
-    for part in select t.relation union select relid from pg_partition_tree(t.relation) loop
+    perform replication.refresh_capture(t.table_id);
+    for part in select replication.parts_of(t.relation) loop
       execute format('drop trigger if exists replication_refuse_truncate on %s', part);
       execute format('drop trigger if exists zz_replication_stamp_insert on %s', part);
       perform replication.put_capture_triggers(t, part);
@@ -548,6 +549,7 @@ begin
 end $$;
 drop function if exists replication.refuse_truncate(), replication.stamp_insert();
 drop function if exists replication.with_variables(text), replication.queue_insert(text, boolean),
+  replication.refresh_capture(replication.replicated_tables),
   replication.capture_statement(replication.replicated_tables, text, boolean),
   replication.data_columns(regclass), replication.projection(regclass, text),
   replication.key_expression(regclass, text[], text);
