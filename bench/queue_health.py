@@ -6,7 +6,7 @@ snapshot was taken before and keeps vacuum from removing anything; claims, polls
 marks are timed at the beginning, half-way and at the end.
 
 Everything goes through the publisher's own ``PostgresOutbox``; "published" means claimed and marked,
-there is no Kafka. A claim that is only timed is settled with nothing, which gives its rows back.
+there is no Kafka. A claim that is only timed is committed unsettled, which gives its rows back.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ WARM_UP_CLAIMS: Final = 3
 SHARE: Final = 0.05  # of the hour that "begin", "half" and "end" each stand for
 ALONE, HELD = "alone", "snapshot held"
 SETTLING: Final = ("mark_published", "count_published")
-NOTHING: Final = BatchResult(role="publisher")
 
 
 def outbox_of(dsn: str) -> PostgresOutbox:
@@ -55,7 +54,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 def claim_only(outbox: PostgresOutbox, batch: int) -> float:
     """Milliseconds of a claim whose rows are then given back, on the same connection."""
     spent = milliseconds(lambda: outbox.claim(batch))
-    outbox.settle((), (), NOTHING)
+    outbox.commit(())
     return spent
 
 
@@ -220,10 +219,11 @@ def drain(
             times.polls.append((passed, spent))
             return
         times.claims.append((passed, spent))
-        ids = [event.id for event in claim.events]
-        done = BatchResult(role="publisher", count=len(ids), processed=len(ids))
+        count = len(claim.events)
+        done = BatchResult(role="publisher", count=count, processed=count)
         began = time.perf_counter()
-        outbox.settle(ids, (), done)
+        outbox.settle(claim.events)
+        outbox.commit([done])
         times.marks.append((passed, (time.perf_counter() - began) * 1000))
 
 

@@ -9,7 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 from replication_pipeline.domain.model import Role, WindowTotals
@@ -88,15 +88,19 @@ def publish_window(
 
     ``FatalError`` when an operator has to act; outages are waited out.
     """
-    return Window(
-        role="publisher",
-        cycle=PublishCycle(outbox, producer, settings.publisher.batch_size, stop),
-        stop=stop,
-        observer=observer or BatchLog("publisher", instance),
-        length=length,
-        until=until,
-        poll_interval=settings.publisher.poll_interval,
-    ).run()
+    publisher = settings.publisher
+    cycle = PublishCycle(outbox, producer, publisher.batch_size, publisher.max_batch_size, stop)
+    with closing(cycle):
+        return Window(
+            role="publisher",
+            cycle=cycle,
+            stop=stop,
+            observer=observer or BatchLog("publisher", instance),
+            length=length,
+            until=until,
+            poll_interval=publisher.poll_interval,
+            caught_up=cycle.caught_up,
+        ).run()
 
 
 def apply_window(

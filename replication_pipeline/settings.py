@@ -212,7 +212,15 @@ class TableOptions(Section):
 class PublisherSettings(Section):
     """Queue → Kafka."""
 
-    batch_size: int = Field(default=500, ge=1, le=20_000, description="Most rows of one batch.")
+    batch_size: int = Field(
+        default=500, ge=1, le=20_000, description="Most rows of one batch, as long as no more wait."
+    )
+    max_batch_size: int = Field(
+        default=5_000,
+        ge=1,
+        le=100_000,
+        description="Up to here batches grow by themselves on backlog.",
+    )
     poll_interval: Duration = Field(
         default=timedelta(seconds=1),
         description="Longest pause between looks at an empty queue; the first are milliseconds.",
@@ -228,6 +236,13 @@ class PublisherSettings(Section):
     )
     max_attempts: int = Field(
         default=5, ge=1, le=100, description="Refusals by Kafka before an event is parked."
+    )
+    retry_backoff: Duration = Field(
+        default=timedelta(seconds=1),
+        description="Pause after an event's first refusal; each further one doubles it.",
+    )
+    max_retry_backoff: Duration = Field(
+        default=timedelta(seconds=60), description="Longest pause between attempts of an event."
     )
 
     @model_validator(mode="after")

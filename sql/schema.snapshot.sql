@@ -272,6 +272,22 @@ begin
   end if;
 end $$;
 ALTER FUNCTION replication.drop_triggers(part regclass) OWNER TO postgres;
+CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select '{"before":' || coalesce(before::text,
+                                  case when operation in ('UPDATE', 'DELETE') then record_key else 'null' end)
+         || ',"after":' || coalesce(payload::text, 'null')
+         || (',"source":' || head || ',"txId":' || txid
+             || ',"ts_ms":' || (date_part('epoch', created_at) * 1000)::bigint
+             || ',"event_id":"' || event_id
+             || '","row_version":"' || version
+             || coalesce('","base_version":"' || base_version || '"', '","base_version":null')
+             || case operation when 'INSERT' then '},"op":"c","ts_ms":' when 'UPDATE' then '},"op":"u","ts_ms":'
+                               when 'DELETE' then '},"op":"d","ts_ms":' else '},"op":"r","ts_ms":' end
+             || sent || '}')
+$$;
+ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) OWNER TO postgres;
 CREATE FUNCTION replication.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -671,9 +687,10 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
        __version, __base, (hashtext(__key) & 15)::smallint, %5$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
-    case when may_lack_image then ', parked_at, last_error' else '' end,
+    case when may_lack_image then ', held, parked_at, last_error' else '' end,
     seed, t.table_name, txid,
     case when may_lack_image then $sql$,
+       __payload is null and __operation <> 'DELETE',
        case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
        case when __payload is null and __operation <> 'DELETE'
             then 'the row is too large to be written as an event' end$sql$ else '' end,
@@ -1432,6 +1449,34 @@ CREATE TABLE replication.contour (
     CONSTRAINT contour_only_row_check CHECK (only_row)
 );
 ALTER TABLE replication.contour OWNER TO replication_owner;
+CREATE TABLE replication.discarded_events (
+    id bigint NOT NULL,
+    side text NOT NULL,
+    event_id uuid,
+    table_name text,
+    record_key text,
+    operation text,
+    version bigint,
+    event bytea,
+    parked_reason text NOT NULL,
+    parked_detail text DEFAULT ''::text NOT NULL,
+    parked_at timestamp with time zone NOT NULL,
+    attempts integer NOT NULL,
+    discarded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    discarded_by text DEFAULT SESSION_USER NOT NULL,
+    because text NOT NULL,
+    CONSTRAINT discarded_events_because_check CHECK ((because <> ''::text)),
+    CONSTRAINT discarded_events_side_check CHECK ((side = ANY (ARRAY['publish'::text, 'apply'::text])))
+);
+ALTER TABLE replication.discarded_events OWNER TO replication_owner;
+ALTER TABLE replication.discarded_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME replication.discarded_events_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 CREATE TABLE replication.parked_events (
     id bigint NOT NULL,
     topic text NOT NULL,
@@ -1529,9 +1574,11 @@ CREATE TABLE replication.replication_queue (
     txid bigint NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     published boolean DEFAULT false NOT NULL,
+    held boolean DEFAULT false NOT NULL,
     published_at timestamp with time zone,
     attempts integer DEFAULT 0 NOT NULL,
     last_error text,
+    retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 0 NOT NULL
 )
@@ -1551,9 +1598,11 @@ CREATE TABLE replication.replication_queue_0 (
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    held boolean DEFAULT false CONSTRAINT replication_queue_held_not_null NOT NULL,
     published_at timestamp with time zone,
     attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
     last_error text,
+    retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 0 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
 )
@@ -1573,9 +1622,11 @@ CREATE TABLE replication.replication_queue_1 (
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    held boolean DEFAULT false CONSTRAINT replication_queue_held_not_null NOT NULL,
     published_at timestamp with time zone,
     attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
     last_error text,
+    retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 1 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
 )
@@ -1595,9 +1646,11 @@ CREATE TABLE replication.replication_queue_2 (
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    held boolean DEFAULT false CONSTRAINT replication_queue_held_not_null NOT NULL,
     published_at timestamp with time zone,
     attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
     last_error text,
+    retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 2 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
 )
@@ -1617,9 +1670,11 @@ CREATE TABLE replication.replication_queue_3 (
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
+    held boolean DEFAULT false CONSTRAINT replication_queue_held_not_null NOT NULL,
     published_at timestamp with time zone,
     attempts integer DEFAULT 0 CONSTRAINT replication_queue_attempts_not_null NOT NULL,
     last_error text,
+    retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 3 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
 )
@@ -1636,6 +1691,17 @@ CREATE TABLE replication.replication_tombstones (
     CONSTRAINT replication_tombstones_version_check CHECK ((version > 0))
 );
 ALTER TABLE replication.replication_tombstones OWNER TO replication_owner;
+CREATE TABLE replication.worker_counts (
+    instance text NOT NULL,
+    part bigint NOT NULL,
+    batches bigint DEFAULT 0 NOT NULL,
+    processed bigint DEFAULT 0 NOT NULL,
+    failed bigint DEFAULT 0 NOT NULL,
+    bytes bigint DEFAULT 0 NOT NULL,
+    last_success_at timestamp with time zone
+)
+WITH (fillfactor='50');
+ALTER TABLE replication.worker_counts OWNER TO replication_owner;
 CREATE TABLE replication.workers (
     instance text NOT NULL,
     role text NOT NULL,
@@ -1659,6 +1725,7 @@ CREATE VIEW replication.status AS
     q.unpublished,
     q.oldest_unpublished_seconds,
     q.parked_publish,
+    q.held_publish,
     ( SELECT count(*) AS count
            FROM replication.parked_events) AS parked_apply,
     w.publishers,
@@ -1673,7 +1740,8 @@ CREATE VIEW replication.status AS
    FROM ((replication.contour c
      CROSS JOIN LATERAL ( SELECT count(*) AS unpublished,
             COALESCE((EXTRACT(epoch FROM (clock_timestamp() - min(replication_queue.created_at))))::double precision, (0)::double precision) AS oldest_unpublished_seconds,
-            count(*) FILTER (WHERE (replication_queue.parked_at IS NOT NULL)) AS parked_publish
+            count(*) FILTER (WHERE (replication_queue.parked_at IS NOT NULL)) AS parked_publish,
+            count(*) FILTER (WHERE (replication_queue.held AND (replication_queue.parked_at IS NULL))) AS held_publish
            FROM replication.replication_queue
           WHERE (NOT replication_queue.published)) q)
      CROSS JOIN LATERAL ( SELECT count(*) FILTER (WHERE ((w_1.role = 'publisher'::text) AND w_1.alive)) AS publishers,
@@ -1683,21 +1751,23 @@ CREATE VIEW replication.status AS
             (COALESCE(sum(w_1.applied), (0)::numeric))::bigint AS applied_total,
             (COALESCE(sum(w_1.skipped), (0)::numeric))::bigint AS skipped_total,
             (COALESCE(sum(w_1.conflicts), (0)::numeric))::bigint AS conflicts_total
-           FROM ( SELECT workers.instance,
-                    workers.role,
-                    workers.started_at,
-                    workers.heartbeat_at,
-                    workers.stopped_at,
-                    workers.last_success_at,
-                    workers.batches,
-                    workers.processed,
-                    workers.failed,
+           FROM ( SELECT workers.role,
                     workers.applied,
                     workers.skipped,
                     workers.conflicts,
-                    workers.bytes,
+                    workers.processed,
+                    workers.failed,
                     ((workers.stopped_at IS NULL) AND (workers.heartbeat_at > (clock_timestamp() - '00:00:15'::interval))) AS alive
-                   FROM replication.workers) w_1) w);
+                   FROM replication.workers
+                UNION ALL
+                 SELECT 'publisher'::text,
+                    0,
+                    0,
+                    0,
+                    worker_counts.processed,
+                    worker_counts.failed,
+                    false
+                   FROM replication.worker_counts) w_1) w);
 ALTER VIEW replication.status OWNER TO replication_owner;
 COMMENT ON VIEW replication.status IS 'One row: backlog, lag in seconds, parked events, live workers and counters of this contour.';
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_0 FOR VALUES IN ('0');
@@ -1708,6 +1778,8 @@ ALTER TABLE ONLY replication.consumer_offsets
     ADD CONSTRAINT consumer_offsets_pkey PRIMARY KEY (topic, partition);
 ALTER TABLE ONLY replication.contour
     ADD CONSTRAINT contour_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY replication.discarded_events
+    ADD CONSTRAINT discarded_events_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.parked_events
     ADD CONSTRAINT parked_events_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.parked_events
@@ -1728,40 +1800,42 @@ ALTER TABLE ONLY replication.replication_conflicts
     ADD CONSTRAINT replication_conflicts_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.replication_tombstones
     ADD CONSTRAINT replication_tombstones_pkey PRIMARY KEY (table_name, record_key);
+ALTER TABLE ONLY replication.worker_counts
+    ADD CONSTRAINT worker_counts_pkey PRIMARY KEY (instance, part);
 ALTER TABLE ONLY replication.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (instance);
 CREATE INDEX parked_events_table ON replication.parked_events USING btree (table_name, id);
 CREATE INDEX processed_events_age ON replication.processed_events USING brin (processed_at);
 CREATE INDEX replication_conflicts_age ON replication.replication_conflicts USING btree (recorded_at);
-CREATE INDEX replication_queue_parked ON ONLY replication.replication_queue USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
-CREATE INDEX replication_queue_0_hashtext_idx ON replication.replication_queue_0 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_held ON ONLY replication.replication_queue USING btree (hashtext(record_key)) WHERE held;
+CREATE INDEX replication_queue_0_hashtext_idx ON replication.replication_queue_0 USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_published ON ONLY replication.replication_queue USING brin (published_at);
 CREATE INDEX replication_queue_0_published_at_idx ON replication.replication_queue_0 USING brin (published_at);
-CREATE INDEX replication_queue_waiting ON ONLY replication.replication_queue USING btree (shard, id) WHERE (NOT published);
-CREATE INDEX replication_queue_0_shard_id_idx ON replication.replication_queue_0 USING btree (shard, id) WHERE (NOT published);
-CREATE INDEX replication_queue_1_hashtext_idx ON replication.replication_queue_1 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_waiting ON ONLY replication.replication_queue USING btree (shard, held, id) WHERE (NOT published);
+CREATE INDEX replication_queue_0_shard_held_id_idx ON replication.replication_queue_0 USING btree (shard, held, id) WHERE (NOT published);
+CREATE INDEX replication_queue_1_hashtext_idx ON replication.replication_queue_1 USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_1_published_at_idx ON replication.replication_queue_1 USING brin (published_at);
-CREATE INDEX replication_queue_1_shard_id_idx ON replication.replication_queue_1 USING btree (shard, id) WHERE (NOT published);
-CREATE INDEX replication_queue_2_hashtext_idx ON replication.replication_queue_2 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_1_shard_held_id_idx ON replication.replication_queue_1 USING btree (shard, held, id) WHERE (NOT published);
+CREATE INDEX replication_queue_2_hashtext_idx ON replication.replication_queue_2 USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_2_published_at_idx ON replication.replication_queue_2 USING brin (published_at);
-CREATE INDEX replication_queue_2_shard_id_idx ON replication.replication_queue_2 USING btree (shard, id) WHERE (NOT published);
-CREATE INDEX replication_queue_3_hashtext_idx ON replication.replication_queue_3 USING btree (hashtext(record_key)) WHERE (parked_at IS NOT NULL);
+CREATE INDEX replication_queue_2_shard_held_id_idx ON replication.replication_queue_2 USING btree (shard, held, id) WHERE (NOT published);
+CREATE INDEX replication_queue_3_hashtext_idx ON replication.replication_queue_3 USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_3_published_at_idx ON replication.replication_queue_3 USING brin (published_at);
-CREATE INDEX replication_queue_3_shard_id_idx ON replication.replication_queue_3 USING btree (shard, id) WHERE (NOT published);
+CREATE INDEX replication_queue_3_shard_held_id_idx ON replication.replication_queue_3 USING btree (shard, held, id) WHERE (NOT published);
 CREATE INDEX replication_tombstones_unsettled ON replication.replication_tombstones USING btree (table_name) WHERE unsettled;
 CREATE INDEX replication_tombstones_version ON replication.replication_tombstones USING btree (table_name, version);
-ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_0_hashtext_idx;
+ALTER INDEX replication.replication_queue_held ATTACH PARTITION replication.replication_queue_0_hashtext_idx;
 ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_0_published_at_idx;
-ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_0_shard_id_idx;
-ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_1_hashtext_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_0_shard_held_id_idx;
+ALTER INDEX replication.replication_queue_held ATTACH PARTITION replication.replication_queue_1_hashtext_idx;
 ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_1_published_at_idx;
-ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_1_shard_id_idx;
-ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_2_hashtext_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_1_shard_held_id_idx;
+ALTER INDEX replication.replication_queue_held ATTACH PARTITION replication.replication_queue_2_hashtext_idx;
 ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_2_published_at_idx;
-ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_2_shard_id_idx;
-ALTER INDEX replication.replication_queue_parked ATTACH PARTITION replication.replication_queue_3_hashtext_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_2_shard_held_id_idx;
+ALTER INDEX replication.replication_queue_held ATTACH PARTITION replication.replication_queue_3_hashtext_idx;
 ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_3_published_at_idx;
-ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_3_shard_id_idx;
+ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_3_shard_held_id_idx;
 GRANT ALL ON SCHEMA replication TO replication_owner;
 GRANT USAGE ON SCHEMA replication TO replication_publisher;
 GRANT USAGE ON SCHEMA replication TO replication_consumer;
@@ -1789,6 +1863,9 @@ REVOKE ALL ON FUNCTION replication.data_columns(t replication.replicated_tables)
 GRANT ALL ON FUNCTION replication.data_columns(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.drop_triggers(part regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.drop_triggers(part regclass) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_owner;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.follow_ddl() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.follow_ddl() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) FROM PUBLIC;
@@ -1877,6 +1954,9 @@ GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;
 GRANT SELECT ON TABLE replication.contour TO replication_publisher;
 GRANT SELECT ON TABLE replication.contour TO replication_consumer;
 GRANT SELECT ON TABLE replication.contour TO replication_monitor;
+GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_publisher;
+GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_consumer;
+GRANT SELECT ON TABLE replication.discarded_events TO replication_monitor;
 GRANT SELECT ON TABLE replication.parked_events TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.parked_events TO replication_consumer;
 GRANT SELECT ON TABLE replication.parked_events TO replication_monitor;
@@ -1911,6 +1991,9 @@ GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_monitor;
 GRANT SELECT ON TABLE replication.replication_tombstones TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.replication_tombstones TO replication_consumer;
 GRANT SELECT ON TABLE replication.replication_tombstones TO replication_monitor;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.worker_counts TO replication_publisher;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.worker_counts TO replication_consumer;
+GRANT SELECT ON TABLE replication.worker_counts TO replication_monitor;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.workers TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.workers TO replication_consumer;
 GRANT SELECT ON TABLE replication.workers TO replication_monitor;

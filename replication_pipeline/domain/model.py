@@ -7,12 +7,12 @@ cycles until its time is over. Totals add up: ``WindowTotals.add`` is the only p
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from replication_pipeline.domain.names import TableName, Topic
+from replication_pipeline.domain.names import Topic
 
 Role = Literal["publisher", "applier"]
 WindowEnd = Literal["time", "stopped", "drained", "one_cycle"]
@@ -32,40 +32,52 @@ SUMMED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedEvent:
-    """One queue row locked by this publisher, encoded and ready for Kafka."""
+class ClaimedEvent(NamedTuple):
+    """One queue row locked by this publisher. A named tuple, as there are 100,000 in a second.
+
+    ``slot`` and ``place`` are where the queue keeps it for as long as it is locked. ``created`` is in
+    µs since 1970 by the server's clock. ``fenced``: an earlier event of its key is held, so it must
+    wait. ``size`` is in bytes, about. ``value`` is what goes to Kafka, ready encoded; empty as long as
+    it has not been read.
+    """
 
     id: int
-    table: TableName
+    shard: int
+    slot: int
+    place: str
+    table: str
     key: bytes
+    created: int
+    fenced: bool
+    size: int
     value: bytes
-    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Rows of some shards, in ``id`` order per shard. ``oldest_age`` is that of the oldest row."""
+    """Rows of some shards, in the order of ids: those to send, and those to hold. ``oldest_age`` is
+    that of the oldest row; ``full``: more are likely to wait.
+    """
 
-    events: tuple[ClaimedEvent, ...]
-    shards: int
+    events: Sequence[ClaimedEvent]
+    fenced: Sequence[ClaimedEvent]
     oldest_age: timedelta
+    full: bool
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFailure:
     """Kafka refused one event for a reason that lies in the event or its topic, not in an outage."""
 
-    event_id: int
+    event: ClaimedEvent
     code: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Deliveries:
-    """What Kafka said of a batch: acknowledged queue ids, and refusals."""
+    """What Kafka said of a batch: it has acknowledged every event but the refused ones."""
 
-    acknowledged: frozenset[int]
     refused: tuple[DeliveryFailure, ...] = ()
 
 

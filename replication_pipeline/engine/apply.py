@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -37,14 +38,16 @@ class ApplyCycle:
     _parked_due: float = field(default=0.0)
     _progress: bool = field(default=True)
 
-    def __call__(self) -> BatchResult:
-        """Run one cycle; an empty result means that nothing arrived in ``poll_timeout``."""
+    def __call__(self) -> Sequence[BatchResult]:
+        """Run one cycle; no result means that nothing arrived in ``poll_timeout``."""
         # While parked events still come free there is work in hand: only look what has arrived.
         batch = self.consumer.poll(
             self.batch_size, timedelta() if self._progress else self.poll_timeout
         )
         result = EMPTY if batch is None else self._timed(batch)
-        return merge(result, self._retry_parked(eagerly=bool(result.applied) or self._progress))
+        parked = self._retry_parked(eagerly=bool(result.applied) or self._progress)
+        whole = merge(result, parked)
+        return (whole,) if whole.count else ()
 
     def abandon(self) -> None:
         """Nothing stays open between cycles."""

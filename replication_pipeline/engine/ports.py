@@ -22,15 +22,28 @@ from replication_pipeline.engine.stopping import StopToken
 
 
 class Outbox(Protocol):
-    """The contour's queue. ``claim`` opens a transaction that ``settle`` or ``abandon`` ends."""
+    """The contour's queue. The first ``claim`` opens a turn, a transaction that ``commit`` or
+    ``abandon`` ends. One call at a time, from whichever thread.
+    """
 
     def claim(self, limit: int) -> Claim | None:
-        """Lock some shards and up to ``limit`` of their oldest rows; ``None``: nothing to do."""
+        """Lock up to ``limit`` of the oldest rows: of some shards; within a turn the next ones of the
+        same shards. ``None``: there are none; a turn that was open stays so.
+        """
 
     def settle(
-        self, published: Sequence[int], refused: Sequence[DeliveryFailure], result: BatchResult
+        self,
+        published: Sequence[ClaimedEvent],
+        refused: Sequence[DeliveryFailure] = (),
+        fenced: Sequence[ClaimedEvent] = (),
     ) -> int:
-        """Mark, count and commit. Returns how many refused events are parked by this."""
+        """Mark and hold. Returns how many refused events are parked by this."""
+
+    def commit(self, results: Sequence[BatchResult]) -> None:
+        """Count ``results`` and end the turn; rows that were claimed and not settled are free."""
+
+    def anything_held(self) -> bool:
+        """Whether a refused event waits for its next attempt. Not within a turn."""
 
     def abandon(self) -> None:
         """Roll back; every claimed row is as it was. Never raises."""
@@ -39,14 +52,22 @@ class Outbox(Protocol):
         """Give back the connection."""
 
 
-class EventProducer(Protocol):
-    """Kafka's producing side."""
+class Flight(Protocol):
+    """A batch on its way to Kafka."""
 
-    def deliver(self, events: Sequence[ClaimedEvent], stop: StopToken) -> Deliveries:
-        """Produce all, wait for every delivery report. ``TransientError`` when any stays open.
+    def wait(self, stop: StopToken) -> Deliveries:
+        """Wait for every delivery report. ``TransientError`` when any stays open, or tells of an
+        outage: then nothing of the batch counts.
 
         Once ``stop`` is set the wait is cut to seconds: the batch is given up rather than the stop.
         """
+
+
+class EventProducer(Protocol):
+    """Kafka's producing side; one batch in flight at a time."""
+
+    def send(self, events: Sequence[ClaimedEvent], stop: StopToken) -> Flight:
+        """Hand all over, in order, without waiting for acknowledgements."""
 
     def close(self) -> None:
         """Drop what is still queued and close; nothing unacknowledged was ever marked."""

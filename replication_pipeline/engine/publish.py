@@ -1,83 +1,199 @@
-"""One publish cycle: claim → produce → commit.
+"""The publish cycle: a turn of claim → produce → settle, batch after batch, then one commit.
+
+While Kafka has still to acknowledge a batch, the next one is claimed and encoded, by a thread that
+lends its wait to the database; while that batch is handed to Kafka, the database marks the one before.
+A turn lasts as long as there is more to claim, but no longer than ``TURN``: it holds locks and a
+snapshot. Batches grow while they come back full.
 
 Invariants:
 * a row is marked only after its own delivery report said that Kafka has it;
 * within a key, no row is marked while an earlier one was refused, so that the *last* occurrences of
   a key's events in Kafka stand in the order of the queue;
-* any other failure rolls the whole claim back; the same rows are claimed again.
+* after any other failure only batches that were acknowledged whole are committed; all other rows are
+  as they were, and claimed again.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
-from replication_pipeline.domain.model import BatchResult, Claim, ClaimedEvent, Deliveries
-from replication_pipeline.engine.ports import EventProducer, Outbox
+from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.model import (
+    BatchResult,
+    Claim,
+    ClaimedEvent,
+    Deliveries,
+    DeliveryFailure,
+)
+from replication_pipeline.engine.failpoints import failpoint
+from replication_pipeline.engine.ports import EventProducer, Flight, Outbox
 from replication_pipeline.engine.stopping import StopToken
+
+TURN: Final = 0.25  # seconds after which no more is claimed before a commit
 
 
 @dataclass(slots=True)
 class PublishCycle:
-    """Claims up to ``batch_size`` rows a call."""
+    """Claims up to ``batch_size`` rows at first, and up to ``max_batch_size`` on backlog."""
 
     outbox: Outbox
     producer: EventProducer
     batch_size: int
+    max_batch_size: int
     stop: StopToken
+    _limit: int = field(init=False)
+    _database: ThreadPoolExecutor = field(init=False)
 
-    def __call__(self) -> BatchResult:
-        """Run one cycle; an empty result means that the queue had nothing to claim."""
+    def __post_init__(self) -> None:
+        self._limit = self.batch_size
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+
+    def __call__(self) -> Sequence[BatchResult]:
+        """Run one turn. No results: the queue had nothing to claim."""
         started = time.perf_counter()
-        claim = self.outbox.claim(self.batch_size)
+        claim = self.outbox.claim(self._limit)
         if claim is None:
-            return BatchResult(role="publisher")
+            self._limit = self.batch_size
+            return ()
+        turn = _Turn(self, started)
         try:
-            deliveries = self.producer.deliver(claim.events, self.stop)
-            published = in_key_order(claim.events, deliveries)
-            result = _result(claim, published, deliveries, started)
-            parked = self.outbox.settle(
-                [event.id for event in published], deliveries.refused, result
-            )
+            results = turn.run(claim)
         except BaseException:
-            self.outbox.abandon()
+            self.abandon()
             raise
-        return replace(result, parked=parked, duration=_since(started))
+        return results
+
+    def caught_up(self) -> bool:
+        """Whether no refused event waits for its next attempt."""
+        return not self.outbox.anything_held()
 
     def abandon(self) -> None:
-        """Drop whatever an interrupted cycle left open."""
-        self.outbox.abandon()
+        """Drop whatever an interrupted turn left open."""
+        self._limit = self.batch_size
+        self._database.submit(self.outbox.abandon).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._database.shutdown()
+
+    def resize(self, claim: Claim) -> int:
+        """How much to claim after ``claim``."""
+        largest = max(self.batch_size, self.max_batch_size)
+        self._limit = min(self._limit * 2, largest) if claim.full else self.batch_size
+        return self._limit
 
 
-def in_key_order(events: tuple[ClaimedEvent, ...], deliveries: Deliveries) -> list[ClaimedEvent]:
-    """The acknowledged events that may be marked: none behind a refused one of the same key."""
-    fenced: set[tuple[str, bytes]] = set()
-    markable = []
+@dataclass(slots=True)
+class _Turn:
+    cycle: PublishCycle
+    started: float
+    results: list[BatchResult] = field(default_factory=list)
+    held: set[tuple[str, bytes]] = field(default_factory=set)  # keys with an event refused here
+
+    def run(self, first: Claim) -> Sequence[BatchResult]:
+        outbox = self.cycle.outbox
+        began, claim, flight = self.started, first, self._send(first)
+        settling: Future[BatchResult] | None = None
+        while True:
+            limit = self.cycle.resize(claim)
+            follows = claim.full and not self.cycle.stop and self._has_time()
+            # With nothing to overlap, threads would only add their switching.
+            claiming = self.cycle._database.submit(self._claim, limit) if follows else None
+            try:
+                deliveries = self._wait(flight)
+            except TransientError:
+                if claiming is not None:
+                    claiming.result()
+                self._collect(settling)
+                if not self.results:
+                    raise
+                break
+            self._collect(settling)
+            settling = None
+            if claiming is None:
+                self.results.append(self._settle(claim, deliveries, began))
+                break
+            settling = self.cycle._database.submit(self._settle, claim, deliveries, began)
+            began, following = claiming.result()
+            if following is None:
+                self._collect(settling)
+                break
+            claim, flight = following, self._send(following)
+        outbox.commit(self.results)
+        return self.results
+
+    def _has_time(self) -> bool:
+        return time.perf_counter() - self.started < TURN
+
+    def _claim(self, limit: int) -> tuple[float, Claim | None]:
+        return time.perf_counter(), self.cycle.outbox.claim(limit)
+
+    def _send(self, claim: Claim) -> Flight:
+        flight = self.cycle.producer.send(claim.events, self.cycle.stop)
+        failpoint("sent")
+        return flight
+
+    def _wait(self, flight: Flight) -> Deliveries:
+        deliveries = flight.wait(self.cycle.stop)
+        failpoint("acknowledged")
+        return deliveries
+
+    def _settle(self, claim: Claim, deliveries: Deliveries, began: float) -> BatchResult:
+        sorted_ = in_key_order(claim.events, deliveries, self.held)
+        parked = self.cycle.outbox.settle(
+            sorted_.published, sorted_.refused, [*claim.fenced, *sorted_.behind]
+        )
+        return BatchResult(
+            role="publisher",
+            count=len(claim.events),
+            processed=len(sorted_.published),
+            failed=len(sorted_.refused),
+            parked=parked,
+            bytes=sum(len(event.value) for event in sorted_.published),
+            duration=timedelta(seconds=time.perf_counter() - began),
+            lag=claim.oldest_age,
+            per_table=Counter(event.table for event in sorted_.published),
+        )
+
+    def _collect(self, settling: Future[BatchResult] | None) -> None:
+        if settling is not None:
+            self.results.append(settling.result())
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """A batch after delivery: what may be marked, the first refused event of each key, and what has
+    to wait behind one, whether Kafka has it or not.
+    """
+
+    published: Sequence[ClaimedEvent]
+    refused: Sequence[DeliveryFailure] = ()
+    behind: Sequence[ClaimedEvent] = ()
+
+
+def in_key_order(
+    events: Sequence[ClaimedEvent], deliveries: Deliveries, held: set[tuple[str, bytes]]
+) -> Sorted:
+    """Nothing behind a refused event of its key is marked, nor behind one of the keys in ``held``.
+    Keys with a refused event are added to that.
+    """
+    if not deliveries.refused and not held:
+        return Sorted(events)
+    failures = {failure.event.id: failure for failure in deliveries.refused}
+    published, refused, behind = [], [], []
     for event in events:
         key = (event.table, event.key)
-        if event.id not in deliveries.acknowledged:
-            fenced.add(key)
-        elif key not in fenced:
-            markable.append(event)
-    return markable
-
-
-def _result(
-    claim: Claim, published: list[ClaimedEvent], deliveries: Deliveries, started: float
-) -> BatchResult:
-    return BatchResult(
-        role="publisher",
-        count=len(claim.events),
-        processed=len(published),
-        failed=len(deliveries.refused),
-        bytes=sum(len(event.value) for event in published),
-        duration=_since(started),
-        lag=claim.oldest_age,
-        per_table=Counter(event.table for event in published),
-    )
-
-
-def _since(started: float) -> timedelta:
-    return timedelta(seconds=time.perf_counter() - started)
+        if key in held:
+            behind.append(event)
+        elif failure := failures.get(event.id):
+            refused.append(failure)
+            held.add(key)
+        else:
+            published.append(event)
+    return Sorted(published, refused, behind)

@@ -9,7 +9,7 @@ between cycles only, so no batch is ever torn.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, Protocol
@@ -32,9 +32,10 @@ Until = Literal["time", "drained", "one_cycle"]
 
 
 class Cycle(Protocol):
-    """One claim or poll, through to its commit."""
+    """Some claims or a poll, through to their commit."""
 
-    def __call__(self) -> BatchResult: ...
+    def __call__(self) -> Sequence[BatchResult]:
+        """What each batch did; nothing when there was nothing to do."""
 
     def abandon(self) -> None:
         """Give up what an interrupted call left open."""
@@ -73,18 +74,20 @@ class Window:
         pause = FIRST_PAUSE
         while totals.end is None:
             try:
-                result = retrying(self.cycle)
+                results = retrying(self.cycle)
             except RetryError:  # time over, or asked to stop, while a server was away
                 totals.end = "stopped" if self.stop else "time"
                 break
             except PoisonError as error:  # the cycle should have parked it
                 raise FatalError(error.message, remedy=error.remedy) from None
-            totals.add(result)
-            if result.count:
-                self.observer.batch(result, totals)
+            for result in results:
+                totals.add(result)
+                if result.count:
+                    self.observer.batch(result, totals)
+            if results:
                 pause = FIRST_PAUSE
-            totals.end = self._end(idle=not result.count, deadline=deadline)
-            if totals.end is None and not result.count:
+            totals.end = self._end(idle=not results, deadline=deadline)
+            if totals.end is None and not results:
                 self.stop.wait(_bounded(pause, deadline))
                 pause = min(pause * 2, self.poll_interval)
         totals.elapsed = timedelta(seconds=time.monotonic() - started)

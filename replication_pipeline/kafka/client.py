@@ -16,14 +16,22 @@ QUIET: Final = logging.getLogger("replication_pipeline.librdkafka")
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 
-# Refusals that lie in the event itself. Anything else, a missing topic included, is something an
-# operator can mend without touching the event: the batch is rolled back and comes again.
+# Refusals that lie in the event or its topic: other events get through. Anything else is an outage,
+# which never counts against an event: the batch is rolled back and comes again.
 REFUSALS: Final = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.INVALID_MSG,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
     }
 )
 

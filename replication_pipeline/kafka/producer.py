@@ -1,4 +1,4 @@
-"""Producing a batch and waiting until Kafka has told about every event of it.
+"""Producing a batch, and waiting until Kafka has told about every event of it.
 
 The producer is idempotent with ``acks=all``, so retries inside librdkafka neither duplicate nor
 reorder. What it reports as failed for lack of a broker is not a refusal: the caller rolls back, and
@@ -45,18 +45,19 @@ def producer_options(settings: Settings) -> dict[str, Any]:
         # The same placement as Java clients, so that others may produce or look up by key.
         "partitioner": "murmur2_random",
         "queue.buffering.max.messages": 200_000,
-        # Errors come through delivery reports; success reports are what marks rows.
-        "topic.metadata.propagation.max.ms": 5_000,
+        # An event of a missing topic is refused after this; the rest of its batch waits as long.
+        "topic.metadata.propagation.max.ms": 1_000,
     }
 
 
 @dataclass(slots=True)
 class KafkaEventProducer:
-    """Delivers one batch at a time."""
+    """Has one batch in flight at a time."""
 
     settings: Settings
     _producer: Producer | None = field(default=None)
     _topics: dict[str, str] = field(default_factory=dict)
+    _trouble: str | None = field(default=None)  # what librdkafka last said of its connections
 
     def connect(self) -> None:
         """Start connecting in the background, so that the first batch need not wait for it.
@@ -65,96 +66,139 @@ class KafkaEventProducer:
         """
         self._connected()
 
-    def deliver(self, events: Sequence[ClaimedEvent], stop: StopToken) -> Deliveries:
-        """Produce ``events`` in order and wait for all delivery reports, after ``stop`` not for long.
+    def send(self, events: Sequence[ClaimedEvent], stop: StopToken) -> KafkaFlight:
+        """Hand ``events`` to librdkafka, in order.
 
-        Raises ``TransientError`` when any event's fate is open or an outage was reported: then
-        nothing of the batch counts, and the producer is replaced.
+        Waits only while its queue is full. Raises ``TransientError`` when asked to stop then.
         """
         producer = self._connected()
-        reports = _Reports()
+        flight = KafkaFlight(self, events)
         try:
+            produce, told, topics = producer.produce, flight.told, self._topics
             for event in events:
-                self._produce(producer, event, reports)
-            remaining = self._wait(producer, reports, stop)
+                topic = topics.get(event.table) or self._topic(event.table)
+                try:
+                    produce(topic, event.value, event.key, on_delivery=told)
+                except BufferError:
+                    self._produce_when_there_is_room(producer, topic, event, flight, stop)
+                except KafkaException as error:
+                    flight.told(error.args[0], None, event)
         except BaseException:
-            self._replace()
+            self.replace()
             raise
-        if remaining or reports.outage is not None:
-            self._replace()
-            why = reports.outage or "no acknowledgement in time"
-            raise TransientError(f"contour {self.settings.contour.name}: Kafka is away: {why}")
-        return Deliveries(frozenset(reports.acknowledged), tuple(reports.refused))
+        return flight
+
+    def poll(self) -> None:
+        """Serve delivery reports; returns with the first ones (``flush`` would wait for longer)."""
+        self._connected().poll(POLL_SLICE)
+
+    def away(self, why: str) -> TransientError:
+        """The error for an outage. The producer is replaced."""
+        self.replace()
+        if self._trouble and self._trouble not in why:
+            why += f" ({self._trouble})"
+        return TransientError(
+            f"contour {self.settings.contour.name}: Kafka is away: {why}",
+            remedy="nothing is lost; look at the brokers, and at kafka in the configuration",
+        )
 
     def close(self) -> None:
         """Close; unacknowledged events are dropped, and were never marked."""
-        self._replace()
+        self.replace()
 
-    def _produce(self, producer: Producer, event: ClaimedEvent, reports: _Reports) -> None:
-        topic = self._topic(event.table)
-        report = reports.of(event.id)
-        while True:
-            try:
-                producer.produce(topic, event.value, event.key, on_delivery=report)
-                return
-            except BufferError:  # librdkafka's queue is full: let it drain, lose nothing
-                producer.poll(0.1)
-            except KafkaException as error:
-                report(error.args[0], None)
-                return
-
-    def _wait(self, producer: Producer, reports: _Reports, stop: StopToken) -> int:
-        """Serve delivery reports until none is open or time is up; returns how many are open."""
-        deadline = time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds() + 5
-        stopping = False
-        while reports.open and time.monotonic() < deadline:
-            producer.poll(POLL_SLICE)  # returns with the first reports; flush() waits for longer
-            if stop and not stopping:
-                stopping, deadline = True, min(deadline, time.monotonic() + STOP_GRACE)
-        return reports.open
-
-    def _topic(self, table: str) -> str:
-        topic = self._topics.get(table)
-        if topic is None:
-            topic = topic_for(table, prefix=self.settings.kafka.topic_prefix)
-            self._topics[table] = topic
-        return topic
-
-    def _connected(self) -> Producer:
-        if self._producer is None:
-            try:
-                self._producer = Producer(producer_options(self.settings), logger=QUIET)
-            except (KafkaException, ValueError, TypeError) as error:
-                raise refuse_bad_options(error) from None
-        return self._producer
-
-    def _replace(self) -> None:
-        producer, self._producer = self._producer, None
+    def replace(self) -> None:
+        """Drop the producer with all that it has queued; the next batch makes a new one."""
+        producer, self._producer, self._trouble = self._producer, None, None
         if producer is not None:
             producer.purge()
             producer.flush(0.5)
 
+    def _produce_when_there_is_room(
+        self,
+        producer: Producer,
+        topic: str,
+        event: ClaimedEvent,
+        flight: KafkaFlight,
+        stop: StopToken,
+    ) -> None:
+        """Librdkafka's queue is full: let it drain. Its delivery timeout bounds the wait."""
+        while not stop:
+            producer.poll(POLL_SLICE)
+            try:
+                producer.produce(topic, event.value, event.key, on_delivery=flight.told)
+            except BufferError:
+                continue
+            return
+        raise TransientError(
+            f"contour {self.settings.contour.name}: stopped while Kafka takes no more events"
+        )
+
+    def _topic(self, table: str) -> str:
+        topic = self._topics[table] = topic_for(table, prefix=self.settings.kafka.topic_prefix)
+        return topic
+
+    def _connected(self) -> Producer:
+        if self._producer is None:
+            options = producer_options(self.settings) | {"error_cb": self._hear}
+            try:
+                self._producer = Producer(options, logger=QUIET)
+            except (KafkaException, ValueError, TypeError) as error:
+                raise refuse_bad_options(error) from None
+        return self._producer
+
+    def _hear(self, error: KafkaError) -> None:
+        self._trouble = error.str()
+
 
 @dataclass(slots=True)
-class _Reports:
-    """Collects the delivery reports of one batch."""
+class KafkaFlight:
+    """A batch that Kafka has still to tell about.
 
-    acknowledged: set[int] = field(default_factory=set)
+    One callback serves all its events: making one for each costs as much as producing it. So a
+    success only counts, and a refused event is found by its value, which holds its event id.
+    """
+
+    producer: KafkaEventProducer
+    events: Sequence[ClaimedEvent]
+    open: int = field(init=False)
     refused: list[DeliveryFailure] = field(default_factory=list)
     outage: str | None = field(default=None)
-    open: int = field(default=0)
 
-    def of(self, event_id: int) -> Any:
-        """The callback for one event, whose fate is open from now on."""
-        self.open += 1
+    def __post_init__(self) -> None:
+        self.open = len(self.events)
 
-        def report(error: KafkaError | None, _message: Message | None) -> None:
-            self.open -= 1
-            if error is None:
-                self.acknowledged.add(event_id)
-            elif error.code() in REFUSALS:
-                self.refused.append(DeliveryFailure(event_id, error.name(), error.str()))
-            else:
-                self.outage = f"{error.name()}: {error.str()}"
+    def wait(self, stop: StopToken) -> Deliveries:
+        """Serve delivery reports until none is open; after ``stop`` not for long.
 
-        return report
+        Raises ``TransientError`` when any event's fate is open or an outage was reported: then
+        nothing of the batch counts, and the producer is replaced.
+        """
+        timeout = self.producer.settings.kafka.delivery_timeout.total_seconds()
+        deadline = time.monotonic() + timeout + 5
+        stopping = False
+        try:
+            while self.open and time.monotonic() < deadline:
+                self.producer.poll()
+                if stop and not stopping:
+                    stopping, deadline = True, min(deadline, time.monotonic() + STOP_GRACE)
+        except BaseException:
+            self.producer.replace()
+            raise
+        if self.open or self.outage is not None:
+            raise self.producer.away(self.outage or "no acknowledgement in time")
+        return Deliveries(tuple(self.refused))
+
+    def told(
+        self, error: KafkaError | None, message: Message | None, event: ClaimedEvent | None = None
+    ) -> None:
+        """What Kafka, or librdkafka in its place, says about one event."""
+        self.open -= 1
+        if error is None:
+            return
+        if message is not None:
+            value = message.value()
+            event = next((e for e in self.events if e.value == value), None)
+        if event is None or error.code() not in REFUSALS:
+            self.outage = f"{error.name()}: {error.str()}"
+        else:
+            self.refused.append(DeliveryFailure(event, error.name(), error.str()))

@@ -1,27 +1,38 @@
-"""The queue, as the publisher uses it: claim, settle, abandon.
+"""The queue, as the publisher uses it: a turn of claims, settled one by one, and one commit.
 
 Locks: first shard rows, then queue rows, both FOR UPDATE SKIP LOCKED, both until commit. A shard has
 one holder at a time, so a key's events are claimed in the order of their ids, whatever the number of
-publishers. Whoever holds the locks owns the work; between claims only the floors of ``LowWater`` are
+publishers. Whoever holds the locks owns the work; between turns only the floors of ``LowWater`` are
 remembered, which spare the claims dead index entries.
+
+The first claim of a turn takes the shards; the next ones go on behind it in the same transaction, so
+that rows can be claimed and encoded while Kafka still has to acknowledge those before.
+
+Marks are committed without waiting for the disk: a mark that a crash of the server takes back means
+that its event is published once more, like after any other fault.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Final
 
 import psycopg
+from psycopg.rows import RowMaker
 from psycopg.types.string import ByteaBinaryLoader
 
 from replication_pipeline import __version__
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import BatchResult, Claim, ClaimedEvent, DeliveryFailure
-from replication_pipeline.domain.names import TableName
+from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.failures import translating
@@ -31,8 +42,10 @@ from replication_pipeline.settings import Settings
 
 SHARDS: Final = 16
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 15
-SHARE_EVERY: Final = 1.0  # seconds between looks at how many publishers share the shards
-CLAIM_BYTES: Final = 8 * 2**20  # of a batch's rows as they are stored, compressed; one row at least
+LOOK_AROUND_EVERY: Final = 1.0  # seconds between looks at the other publishers and at held rows
+LOOKING_SHARE: Final = 0.05  # of the time, at most, may go into looking at held rows
+CLAIM_BYTES: Final = 8 * 2**20  # of a batch's events; one event at least
+LARGE: Final = 8192  # bytes as stored, above which an event is read by itself
 SQL: Final = queries.load("outbox")
 # Without sorting, the partitions of the queue are merged by their indexes.
 PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_sort")
@@ -40,162 +53,263 @@ PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enabl
 
 @dataclass(slots=True)
 class PostgresOutbox:
-    """One publisher's way to the queue. Not thread-safe: one connection, one claim at a time."""
+    """One publisher's way to the queue. One connection, one turn and one call at a time."""
 
     settings: Settings
     instance: str
     _session: Session = field(init=False)
+    _low_water: LowWater = field(init=False)
     _rotation: int = field(default=0)
     _share: int = field(default=SHARDS)
+    _heads: dict[str, str] = field(default_factory=dict)
+    _clock: float = field(
+        default=0.0
+    )  # what the server's clock is ahead of this machine's, seconds
+    _part: int = field(default=0)
     _next_heartbeat: float = field(default=0.0)
-    _next_share: float = field(default=0.0)
-    _low_water: LowWater = field(init=False)
-    _claimed: dict[int, int] = field(default_factory=dict)  # id → shard
+    _next_look: float = field(default=0.0)
+    _next_due: float = field(default=0.0)
+    _due: bool = field(default=False)  # rows are held whose time has come
+    _reached: dict[int, int] = field(default_factory=dict)  # shard of this turn → last id claimed
 
     def __post_init__(self) -> None:
         self._low_water = LowWater(SQL, tuple(range(SHARDS)))
         self._session = Session(self.settings, application_name="replicator_publisher")
 
     def claim(self, limit: int) -> Claim | None:
-        """Lock this publisher's share of the shards and their oldest rows; ``None`` when idle.
-
-        Leaves a transaction open for ``settle`` or ``abandon`` unless it returns ``None``.
+        """Lock up to ``limit`` rows: of this publisher's share of the shards, or within a turn of
+        those it has. ``None`` when there are none; the turn, if there is one, stays open.
         """
         with self._translating("claiming events"):
             connection = self._connection()
-            self._beat(connection)
-            self._renew_share(connection)
-            self._low_water.refresh(connection)
-            row = connection.execute(
-                SQL["anything_waiting"], self._low_water.parameters(), prepare=True
-            ).fetchone()
-            if not (row and row[0]):
+            if self._reached:
+                return self._claim_rows(connection, limit)
+            self._look_after(connection)
+            if not self._anything_to_do(connection):
                 connection.rollback()
                 return None
-            shards = self._lock_shards(connection)
-            events, oldest = self._claim_rows(connection, shards, limit) if shards else ((), None)
-            if not events or oldest is None:
-                connection.rollback()
-                return None
-            age = max(timedelta(), datetime.now(UTC) - oldest)
-            return Claim(events=events, shards=len(shards), oldest_age=age)
+            self._lock_shards(connection)
+            failpoint("shards_locked")
+            claim = self._claim_rows(connection, limit) if self._reached else None
+            if claim is None:
+                self._reached = {}
+                connection.commit()  # what was released stays so
+            failpoint("claimed")
+            return claim
 
     def settle(
-        self, published: Sequence[int], refused: Sequence[DeliveryFailure], result: BatchResult
+        self,
+        published: Sequence[ClaimedEvent],
+        refused: Sequence[DeliveryFailure] = (),
+        fenced: Sequence[ClaimedEvent] = (),
     ) -> int:
-        """Mark what Kafka has, count what it refused, and commit. Returns the newly parked."""
+        """Mark what Kafka has, hold what it refused and what must wait behind that. Returns how many
+        events are parked by this.
+        """
         with self._translating("marking published events"):
-            connection, new = self._session.connection()
-            if new:  # the claim's locks went with the connection that held them
-                raise TransientError(
-                    f"contour {self.settings.contour.name}: the connection that held the claim is gone"
-                )
-            if published:
+            connection = self._of_the_turn()
+            self._mark(connection, "mark_published", published)
+            self._mark(connection, "hold_fenced", fenced)
+            failpoint("marked")
+            if not refused:
+                return 0
+            publisher = self.settings.publisher
+            cursor = connection.execute(
+                SQL["hold_refused"],
+                {
+                    "shards": [failure.event.shard for failure in refused],
+                    "ids": [failure.event.id for failure in refused],
+                    "errors": [f"{f.code}: {f.message}" for f in refused],
+                    "first": publisher.retry_backoff.total_seconds(),
+                    "longest": publisher.max_retry_backoff.total_seconds(),
+                    "max_attempts": publisher.max_attempts,
+                },
+            )
+            return sum(row[0] for row in cursor)
+
+    def commit(self, results: Sequence[BatchResult]) -> None:
+        """Count what the turn's batches did, and end it."""
+        with self._translating("committing a batch"):
+            connection = self._of_the_turn()
+            self._reached = {}
+            batches = [result for result in results if result.count]
+            if batches:
                 connection.execute(
-                    SQL["mark_published"],
-                    {"shards": self._shards(published), "ids": list(published)},
+                    SQL["count_published"],
+                    {
+                        "instance": self.instance,
+                        "part": self._part,
+                        "batches": len(batches),
+                        "processed": sum(result.processed for result in batches),
+                        "failed": sum(result.failed for result in batches),
+                        "bytes": sum(result.bytes for result in batches),
+                    },
                     prepare=True,
                 )
-            parked = 0
-            if refused:
-                ids = [failure.event_id for failure in refused]
-                cursor = connection.execute(
-                    SQL["mark_refused"],
-                    {
-                        "shards": self._shards(ids),
-                        "ids": ids,
-                        "errors": [f"{f.code}: {f.message}" for f in refused],
-                        "max_attempts": self.settings.publisher.max_attempts,
-                    },
-                )
-                parked = sum(row[0] for row in cursor)
-            self._count(connection, result)
+            failpoint("counted")
             connection.commit()
-            return parked
+            failpoint("committed")
+
+    def anything_held(self) -> bool:
+        """Whether refused events wait for their next attempt."""
+        with self._translating("looking at held events"):
+            connection = self._connection()
+            row = connection.execute(SQL["anything_held"]).fetchone()
+            connection.rollback()
+            return bool(row and row[0])
 
     def abandon(self) -> None:
         """Drop the connection: the server rolls back, every claimed row is free again."""
+        self._reached = {}
         self._session.drop()
 
     def close(self) -> None:
         """Mark the worker as ended and disconnect."""
+        if self._session.is_open:
+            with contextlib.suppress(psycopg.Error):
+                connection, _ = self._session.connection()
+                connection.rollback()
+                self._beat(connection)
         self._session.close(self.instance)
 
     def _connection(self) -> psycopg.Connection:
         connection, new = self._session.connection()
         if new:
-            self._next_heartbeat = 0.0
+            self._reached = {}
+            self._next_heartbeat = self._next_look = self._next_due = 0.0
             self._low_water = LowWater(SQL, tuple(range(SHARDS)))
             # Text goes from PostgreSQL to librdkafka as bytes, never decoded on the way.
             connection.adapters.register_loader("text", ByteaBinaryLoader)
-            # The queue is empty at one moment and deep at the next: always by its index.
+            # The queue is empty at one moment and deep at the next: always by its index, and
+            # planned once.
             pin_plans(connection, *PINNED)
+            connection.execute("set plan_cache_mode = force_generic_plan")
+            connection.execute("set synchronous_commit = off")
             connection.commit()
         return connection
 
+    def _of_the_turn(self) -> psycopg.Connection:
+        connection, new = self._session.connection()
+        if new or not self._reached:  # the claim's locks went with the connection that held them
+            raise TransientError(
+                f"contour {self.settings.contour.name}: the connection that held the claim is gone"
+            )
+        return connection
+
+    def _look_after(self, connection: psycopg.Connection) -> None:
+        """What is done now and then, before a turn."""
+        now = time.monotonic()
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_EVERY
+            self._beat(connection)
+            connection.execute(SQL["refresh_captures"])
+            self._learn_heads(connection)
+            connection.commit()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_AROUND_EVERY
+            alive, clock = connection.execute(SQL["publishers_alive"]).fetchone() or (1, 0.0)
+            self._share = -(-SHARDS // max(1, alive))
+            self._clock = clock - time.time()
+        if now >= self._next_due:
+            row = connection.execute(SQL["anything_due"], prepare=True).fetchone()
+            self._due = bool(row and row[0])
+            spent = time.monotonic() - now
+            self._next_due = now + max(LOOK_AROUND_EVERY, spent / LOOKING_SHARE)
+        self._low_water.refresh(connection)
+
     def _beat(self, connection: psycopg.Connection) -> None:
-        now = time.monotonic()
-        if now < self._next_heartbeat:
-            return
-        self._next_heartbeat = now + HEARTBEAT_EVERY
-        self._count(connection, BatchResult(role="publisher"))
-        connection.execute(SQL["refresh_captures"])
+        connection.execute(SQL["heartbeat"], {"instance": self.instance})
         connection.commit()
+        self._part += 1
 
-    def _renew_share(self, connection: psycopg.Connection) -> None:
-        now = time.monotonic()
-        if now < self._next_share:
-            return
-        self._next_share = now + SHARE_EVERY
-        row = connection.execute(SQL["publishers_alive"]).fetchone()
-        alive = max(1, int(row[0]) if row else 1)
-        self._share = -(-SHARDS // alive)
+    def _anything_to_do(self, connection: psycopg.Connection) -> bool:
+        if self._due:
+            return True
+        parameters = self._low_water.parameters()
+        row = connection.execute(SQL["anything_waiting"], parameters, prepare=True).fetchone()
+        return bool(row and row[0])
 
-    def _count(self, connection: psycopg.Connection, result: BatchResult) -> None:
-        connection.execute(
-            SQL["count_published"],
-            {
-                "instance": self.instance,
-                "batches": 1 if result.count else 0,
-                "processed": result.processed,
-                "failed": result.failed,
-                "bytes": result.bytes,
-            },
-        )
-
-    def _lock_shards(self, connection: psycopg.Connection) -> list[int]:
+    def _lock_shards(self, connection: psycopg.Connection) -> None:
         self._rotation = (self._rotation + 1) % SHARDS  # another shard goes first each time
         rows = connection.execute(
             SQL["lock_shards"], {"rotation": self._rotation, "share": self._share}, prepare=True
         )
-        return [shard for (shard,) in rows]
+        self._reached = {shard: self._low_water.floors[shard] for (shard,) in rows}
+        if self._due and self._reached:
+            connection.execute(SQL["release_due"], {"shards": list(self._reached)})
+            self._due = False
+            self._next_due = 0.0  # the other shards may have some as well
 
-    def _claim_rows(
-        self, connection: psycopg.Connection, shards: list[int], limit: int
-    ) -> tuple[tuple[ClaimedEvent, ...], datetime | None]:
-        cursor = connection.cursor(binary=True)
+    def _claim_rows(self, connection: psycopg.Connection, limit: int) -> Claim | None:
+        now = time.time() + self._clock
+        sent = int(now * 1000)
+        cursor = connection.cursor(binary=True, row_factory=_claimed)
         cursor.execute(
             SQL["claim"],
-            self._low_water.parameters(shards)
-            | {
+            {
+                "shards": list(self._reached),
+                "floors": list(self._reached.values()),
                 "limit": limit,
-                "bytes": CLAIM_BYTES,
-                "source": self._source(connection),
+                "large": LARGE,
+                "heads": json.dumps(self._heads),
+                "sent": sent,
             },
             prepare=True,
         )
-        rows: list[tuple[int, int, bytes, bytes, int, datetime, bytes]] = cursor.fetchall()
-        self._claimed = {row[0]: row[1] for row in rows}
-        events = tuple(
-            ClaimedEvent(
-                id=id_, table=TableName(table.decode()), key=key, value=value, attempts=attempts
-            )
-            for id_, _, table, key, attempts, _, value in rows
+        rows = cursor.fetchall()
+        if not rows:
+            return None
+        oldest = min(event.created for event in rows)
+        kept, cut = within(rows)
+        self._reached |= {event.shard: event.id for event in kept}
+        events = [
+            event if event.value else self._read(connection, event, sent)
+            for event in kept
+            if not event.fenced
+        ]
+        return Claim(
+            events=events,
+            fenced=[event for event in kept if event.fenced],
+            oldest_age=timedelta(seconds=max(0.0, now - oldest / 1_000_000)),
+            full=cut or len(rows) >= limit,
         )
-        return events, min((row[5] for row in rows), default=None)
 
-    def _shards(self, ids: Sequence[int]) -> list[int]:
-        return [self._claimed[id_] for id_ in ids]
+    def _read(self, connection: psycopg.Connection, event: ClaimedEvent, sent: int) -> ClaimedEvent:
+        """A large event's value, or that of a table that was set up a moment ago."""
+        if event.table not in self._heads:
+            self._learn_heads(connection)
+        head = self._heads.get(event.table) or self._head_of_removed(event.table)
+        cursor = connection.cursor(binary=True)
+        cursor.execute(
+            SQL["read"], {"slot": event.slot, "ctid": event.place, "head": head, "sent": sent}
+        )
+        row = cursor.fetchone()
+        if row is None or row[0] is None:
+            raise TransientError(
+                f"contour {self.settings.contour.name}: event {event.id} of table {event.table} "
+                "has gone from the queue since it was claimed"
+            )
+        return event._replace(value=row[0])
+
+    def _mark(
+        self, connection: psycopg.Connection, query: str, events: Sequence[ClaimedEvent]
+    ) -> None:
+        places: defaultdict[int, list[str]] = defaultdict(list)
+        for event in events:
+            places[event.slot].append(event.place)
+        for slot, ctids in places.items():
+            cursor = connection.execute(
+                SQL[query], {"slot": slot, "ctids": '{"' + '","'.join(ctids) + '"}'}, prepare=True
+            )
+            if cursor.rowcount != len(ctids):
+                raise TransientError(
+                    f"contour {self.settings.contour.name}: {len(ctids) - cursor.rowcount} of "
+                    f"{len(ctids)} claimed events were changed by somebody else meanwhile"
+                )
+
+    def _learn_heads(self, connection: psycopg.Connection) -> None:
+        row = connection.execute(SQL["heads"], {"source": self._source(connection)}).fetchone()
+        self._heads = json.loads(row[0]) if row else {}
 
     def _source(self, connection: psycopg.Connection) -> str:
         """The constant first part of an event's ``source`` object, up to the schema's value."""
@@ -209,5 +323,28 @@ class PostgresOutbox:
         }
         return json.dumps(fields, separators=(",", ":"))[:-1] + ',"schema":'
 
+    def _head_of_removed(self, table: str) -> str:
+        """For events that were queued before their table was removed from replication."""
+        connection, _ = self._session.connection()
+        schema, _, name = table.rpartition(".")
+        return (
+            self._source(connection)
+            + f'{json.dumps(schema or "public")},"table":{json.dumps(name)}'
+        )
+
     def _translating(self, doing: str) -> Any:
         return translating(f"contour {self.settings.contour.name}: {doing}")
+
+
+def within(rows: list[ClaimedEvent]) -> tuple[list[ClaimedEvent], bool]:
+    """``rows`` in the order of ids, as far as they are ``CLAIM_BYTES`` together but one at least, and
+    whether any are left out.
+    """
+    rows.sort(key=attrgetter("id"))
+    sizes = accumulate(event.size for event in rows)
+    kept = max(1, sum(1 for size in sizes if size <= CLAIM_BYTES))
+    return rows[:kept], kept < len(rows)
+
+
+def _claimed(_: object) -> RowMaker[ClaimedEvent]:
+    return ClaimedEvent._make

@@ -48,7 +48,10 @@ def retry_parked(
     ids: Sequence[int] | None = None,
 ) -> int:
     """Make parked events due again: all, those of a table, or those with ``ids``; how many it was."""
-    with translating("retrying parked events"):
-        return connection.execute(
+    with translating("retrying parked events"), connection.transaction():
+        if side == "publish":
+            connection.execute(SQL["lock_all_shards"])
+        row = connection.execute(
             SQL[f"retry_{side}"], {"table": table, "ids": list(ids) if ids else None}
-        ).rowcount
+        ).fetchone()
+        return int(row[0]) if row else 0

@@ -22,12 +22,17 @@ class Session:
 
     def connection(self) -> tuple[psycopg.Connection, bool]:
         """The connection, and whether it is new (so that the caller prepares its session)."""
-        if self._connection is not None and not self._connection.closed:
+        if self._connection is not None and self.is_open:
             return self._connection, False
         self._connection = connect(
             self.settings, application_name=self.application_name, autocommit=False
         )
         return self._connection, True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection that is not known to be broken."""
+        return self._connection is not None and not self._connection.closed
 
     def drop(self) -> None:
         """Close without ceremony; the server rolls back. Never raises."""

@@ -190,7 +190,7 @@ def test_cleanup_removes_old_published_rows_only(
     contour.run(f"update replication_queue set created_at = {old}")
     contour.run(f"update replication_queue set published_at = {old} where published and id % 2 = 0")
     contour.run(
-        "update replication_queue set parked_at = now() - interval '8 days' "
+        "update replication_queue set held = true, parked_at = now() - interval '8 days' "
         "where id = (select max(id) from replication_queue)"
     )
     done = run("cleanup", "--json", "--config", configuration(tmp_path, contour))
@@ -208,7 +208,10 @@ def test_parked_events_are_listed_and_retried(
 ) -> None:
     a, b = users
     a.run("insert into users (id, name) values (1, 'x')")
-    a.run("update replication_queue set parked_at = now(), attempts = 5, last_error = 'refused'")
+    a.run(
+        "update replication_queue set held = true, parked_at = now(), attempts = 5, "
+        "last_error = 'refused'"
+    )
     a_config, b_config = configuration(tmp_path, a), configuration(tmp_path, b)
     shown = run("parked", "list", "--config", a_config)
     assert '{"id":1}' in shown.stdout, shown.stderr

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from replication_pipeline.domain.model import BatchResult, Claim, Deliveries, DeliveryFailure
+from replication_pipeline.domain.model import (
+    BatchResult,
+    Claim,
+    ClaimedEvent,
+    Deliveries,
+    DeliveryFailure,
+)
 from replication_pipeline.engine.publish import in_key_order
 from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline.settings import Settings
@@ -26,23 +32,23 @@ def due(outbox: PostgresOutbox) -> None:
 
 
 def settle(outbox: PostgresOutbox, claim: Claim, *refused: int) -> None:
-    """Kafka has all of ``claim`` but the ids in ``refused``."""
+    """Kafka has all of ``claim`` but the ids in ``refused``; the turn ends."""
     deliveries = Deliveries(
-        acknowledged=frozenset(event.id for event in claim.events) - set(refused),
-        refused=tuple(DeliveryFailure(event_id=id_, code="TEST", message="no") for id_ in refused),
+        tuple(DeliveryFailure(e, "TEST", "no") for e in claim.events if e.id in refused)
     )
-    outbox.settle(
-        [event.id for event in in_key_order(claim.events, deliveries)],
-        deliveries.refused,
-        BatchResult(role="publisher", count=len(claim.events)),
-    )
+    batch = in_key_order(claim.events, deliveries, set())
+    outbox.settle(batch.published, batch.refused, [*claim.fenced, *batch.behind])
+    outbox.commit([BatchResult(role="publisher", count=len(claim.events))])
+
+
+def events(outbox: PostgresOutbox, limit: int = 10_000) -> Iterator[ClaimedEvent]:
+    """Publish all that can be claimed, in the order of claims."""
+    while claim := outbox.claim(limit):
+        settle(outbox, claim)
+        yield from claim.events
+        due(outbox)
 
 
 def drain(outbox: PostgresOutbox, limit: int = 1000) -> list[tuple[int, str]]:
-    """Publish all that can be claimed: ``(id, key)`` in the order of claims."""
-    found: list[tuple[int, str]] = []
-    while claim := outbox.claim(limit):
-        settle(outbox, claim)
-        found += [(event.id, event.key.decode()) for event in claim.events]
-        due(outbox)
-    return found
+    """Publish all that can be claimed: ``(id, key)``."""
+    return [(event.id, event.key.decode()) for event in events(outbox, limit)]

@@ -22,23 +22,16 @@ from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.embedded import EmbeddedKafka
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.postgres.inbox import PostgresInbox
-from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
+from replication_pipeline_tests.integration.outbox import events, publisher
 
 pytestmark = pytest.mark.integration
 
 
 def take(contour: Contour) -> list[bytes]:
     """Every waiting event as Kafka would carry it, marked as published."""
-    outbox = PostgresOutbox(contour.settings, "test")
-    try:
-        values: list[bytes] = []
-        while claim := outbox.claim(10_000):
-            values += [event.value for event in claim.events]
-            outbox.settle([event.id for event in claim.events], [], BatchResult(role="publisher"))
-        return values
-    finally:
-        outbox.close()
+    with publisher(contour.settings, "test") as outbox:
+        return [event.value for event in events(outbox)]
 
 
 class Feed:

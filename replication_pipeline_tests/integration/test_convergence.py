@@ -20,11 +20,12 @@ import psycopg
 import pytest
 
 from replication_pipeline.domain.errors import TransientError
-from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
+from replication_pipeline.domain.model import Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows
+from replication_pipeline_tests.integration.outbox import events
 
 pytestmark = pytest.mark.integration
 
@@ -135,14 +136,12 @@ def test_contours_converge_whatever_the_order_and_the_clocks(
     def distribute() -> int:
         count = 0
         for contour, outbox in zip(contours, outboxes, strict=True):
-            while claim := outbox.claim(10_000):
-                outbox.settle([e.id for e in claim.events], [], BatchResult(role="publisher"))
-                values = [event.value for event in claim.events]
-                history.extend(values)
-                count += len(values)
-                for delivery in deliveries:
-                    if delivery.contour is not contour:
-                        delivery.on_the_way += values
+            values = [event.value for event in events(outbox)]
+            history.extend(values)
+            count += len(values)
+            for delivery in deliveries:
+                if delivery.contour is not contour:
+                    delivery.on_the_way += values
         return count
 
     until = time.monotonic() + 6

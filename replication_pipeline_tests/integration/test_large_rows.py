@@ -112,6 +112,7 @@ def test_a_row_of_more_than_1_gb_is_parked_and_fences_its_key(contour: Contour) 
     with publisher(contour.settings) as outbox:
         assert {key for _, key in drain(outbox)} == {'{"id":1}', '{"id":3}'}
         contour.run("delete from replication_queue where parked_at is not null")
+        contour.run("update replication_queue set held = false")
         ((_, key),) = drain(outbox)
     assert key == '{"id":2}'
     assert payloads(contour, "docs")[-1]["note"] == "changed"
@@ -215,5 +216,5 @@ def test_a_claim_takes_only_so_many_bytes(contour: Contour) -> None:
             claims.append([len(event.value) for event in claim.events])
     assert sum(len(claim) for claim in claims) == 40
     for claimed in claims:
-        assert sum(claimed[:-1]) < CLAIM_BYTES + 100_000, "the last one may go beyond"
-    assert max(len(claim) for claim in claims[:2]) == 9
+        assert len(claimed) == 1 or sum(claimed) < CLAIM_BYTES + 500 * len(claimed)
+    assert max(len(claim) for claim in claims[:2]) == 8

@@ -11,7 +11,7 @@ import pytest
 
 from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline.postgres.connection import connect
-from replication_pipeline.postgres.outbox import CLAIM_BYTES, SHARDS, SQL, PostgresOutbox
+from replication_pipeline.postgres.outbox import LARGE, SHARDS, SQL, PostgresOutbox
 from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import Shared, contour_in
@@ -204,12 +204,12 @@ def test_a_row_parked_by_another_publisher_fences_at_once(items: Contour) -> Non
     """Between the look at the queue and the locks on its shards another one parks a row."""
 
     class Overtaken(PostgresOutbox):
-        def _lock_shards(self, connection: psycopg.Connection) -> list[int]:
+        def _lock_shards(self, connection: psycopg.Connection) -> None:
             if not parked:
                 parked.append(mine.events[0].id)
                 settle(other, mine, *parked)
             self._share = SHARDS
-            return PostgresOutbox._lock_shards(self, connection)
+            PostgresOutbox._lock_shards(self, connection)
 
     parked: list[int] = []
     insert(items, 1)
@@ -220,7 +220,10 @@ def test_a_row_parked_by_another_publisher_fences_at_once(items: Contour) -> Non
             assert claim is not None
             mine = claim
             items.run("update items set name = 'later'")
-            assert outbox.claim(1000) is None, "it has overtaken the parked row of its key"
+            fenced = outbox.claim(1000)
+            assert fenced is not None
+            assert fenced.events == [], "it has overtaken the parked row of its key"
+            assert len(fenced.fenced) == 1
             assert parked
     finally:
         outbox.close()
@@ -264,7 +267,7 @@ def _buffers(outbox: PostgresOutbox, floors: list[int]) -> int:
     total = 0
     for name, more in (
         ("anything_waiting", {}),
-        ("claim", {"limit": 500, "bytes": CLAIM_BYTES, "source": "{"}),
+        ("claim", {"limit": 500, "large": LARGE, "heads": "{}", "sent": 0}),
     ):
         for _ in range(2):
             row = connection.execute(

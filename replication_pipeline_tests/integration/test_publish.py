@@ -20,9 +20,13 @@ from replication_pipeline.domain.names import topic_for
 from replication_pipeline.embedded import EmbeddedKafka
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.kafka.producer import producer_options
+from replication_pipeline.kafka.topics import ensure_topics
+from replication_pipeline.postgres import installer
 from replication_pipeline.postgres.connection import connect, pin_plans
 from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOutbox
+from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline_tests.conftest import LONGEST, USERS, Contour, MakeContours
+from replication_pipeline_tests.integration.outbox import settle
 
 pytestmark = pytest.mark.integration
 
@@ -171,6 +175,11 @@ def _wait_until_published(contour: Contour) -> None:
     pytest.fail("events are still unpublished")
 
 
+def outbox_shards(outbox: PostgresOutbox) -> set[int]:
+    """The shards that its turn holds."""
+    return set(outbox._reached)
+
+
 def test_shards_are_shared_and_locked(users: list[Contour]) -> None:
     """What one publisher has claimed, and its keys' later events, no other can claim."""
     contour = users[0]
@@ -179,14 +188,14 @@ def test_shards_are_shared_and_locked(users: list[Contour]) -> None:
     try:
         mine = first.claim(1000)
         assert mine is not None
-        assert mine.shards == SHARDS
+        assert len(outbox_shards(first)) == SHARDS
         assert len(mine.events) == 200
         contour.run("update users set name = 'later'")
         assert second.claim(1000) is None
         first.abandon()
         theirs = second.claim(1000)
         assert theirs is not None
-        assert theirs.shards == SHARDS // 2  # two publishers are known by now
+        assert len(outbox_shards(second)) == SHARDS // 2  # two publishers are known by now
     finally:
         first.close()
         second.close()
@@ -202,7 +211,7 @@ def test_a_deep_shard_does_not_starve_the_others(users: list[Contour]) -> None:
             claim = outbox.claim(20)
             assert claim is not None
             claimed |= {event.id for event in claim.events}
-            outbox.settle([event.id for event in claim.events], [], BatchResult(role="publisher"))
+            settle(outbox, claim)
         shards = contour.value(
             "select count(distinct shard) from replication_queue where id = any(%s)", list(claimed)
         )
@@ -263,7 +272,12 @@ def test_an_event_too_large_for_kafka_is_parked_and_fences_only_its_key(
 ) -> None:
     contour, _ = make_contours(USERS, ["users"])
     small = contour.settings.model_copy(
-        update={"kafka": contour.settings.kafka.model_copy(update={"max_message_bytes": 20_000})}
+        update={
+            "kafka": contour.settings.kafka.model_copy(update={"max_message_bytes": 20_000}),
+            "publisher": contour.settings.publisher.model_copy(
+                update={"retry_backoff": timedelta(milliseconds=50)}
+            ),
+        }
     )
     contour.settings = small
     contour.run(
@@ -286,21 +300,37 @@ def test_an_event_too_large_for_kafka_is_parked_and_fences_only_its_key(
     assert contour.value("select parked_publish from replication.status") == 1
 
 
-def test_a_missing_topic_waits_for_the_operator(users: list[Contour], kafka: EmbeddedKafka) -> None:
-    contour = users[0]
-    contour.settings = contour.settings.model_copy(
-        update={
-            "kafka": contour.settings.kafka.model_copy(
-                update={"topic_prefix": "absent.", "delivery_timeout": timedelta(seconds=1)}
-            )
-        }
+def test_events_of_a_missing_topic_are_held_and_the_others_flow(
+    make_contours: MakeContours, kafka: EmbeddedKafka
+) -> None:
+    contour, _ = make_contours(f"{USERS}; create table orders (id bigint primary key)", ["users"])
+    with connect(contour.settings, application_name="test") as connection:
+        installer.setup_table(connection, contour.settings, "orders")
+    publisher = contour.settings.publisher.model_copy(
+        update={"retry_backoff": timedelta(milliseconds=100)}
     )
-    contour.run("insert into users (id) values (1)")
-    totals = runtime.publish(contour.settings, stop=StopToken(), length=timedelta(seconds=3))
-    assert totals.processed == 0
-    assert totals.retries >= 1
-    rows = contour.run("select published, parked_at, attempts from replication_queue")
-    assert rows == [(False, None, 0)]
+    contour.settings = contour.settings.model_copy(update={"publisher": publisher})
+    contour.run("insert into orders select generate_series(1, 50)")
+    contour.run("insert into users (id) select generate_series(1, 50)")
+    contour.run("delete from orders where id = 1")
+    totals = contour.publish()
+    assert (totals.processed, totals.failed, totals.parked) == (50, 250, 50)
+    assert contour.run(
+        "select table_name, operation, published, attempts, parked_at is not null, held, count(*) "
+        "from replication_queue group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6"
+    ) == [
+        ("orders", "DELETE", False, 0, False, True, 1),
+        ("orders", "INSERT", False, 5, True, True, 50),
+        ("users", "INSERT", True, 0, False, False, 50),
+    ]
+    error = contour.value("select distinct last_error from replication_queue where attempts = 5")
+    assert "UNKNOWN_TOPIC" in error
+    ensure_topics(contour.settings, ["orders"])
+    with connect(contour.settings, application_name="test") as connection:
+        assert retry_parked(connection, "publish") == 50
+    assert contour.publish().processed == 51
+    of_key = [value["op"] for _, key, value in events_of(contour, "orders") if key == b'{"id":1}']
+    assert of_key == ["c", "d"]
 
 
 def test_counters_are_kept_in_the_database(users: list[Contour], kafka: EmbeddedKafka) -> None:
@@ -354,13 +384,14 @@ def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bo
                 "shards": shards,
                 "floors": [0] * SHARDS,
                 "limit": 500,
-                "bytes": 1_000_000,
-                "source": "{",
+                "large": 8192,
+                "heads": "{}",
+                "sent": 0,
             },
         ).fetchone() or (None,)
     text = json.dumps(plan)
     for slot in range(4):
-        assert f"replication_queue_{slot}_shard_id_idx" in text
+        assert f"replication_queue_{slot}_shard_held_id_idx" in text
     assert not re.search(r"Seq Scan[^}]*replication_queue", text)
     assert "Merge Append" in text
 

@@ -13,6 +13,7 @@ import pytest
 
 from replication_pipeline.postgres.cleanup import CleanupResult, clean_up
 from replication_pipeline.postgres.connection import connect
+from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline.settings import Settings
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import (
@@ -197,7 +198,7 @@ def test_a_finished_partition_is_emptied(items: Contour) -> None:
     "state",
     [
         "published = false, published_at = null",
-        "published = false, published_at = null, parked_at = now() - interval '30 days'",
+        "published = false, published_at = null, held = true, parked_at = now() - interval '30 days'",
         "published_at = now() - interval '6 days'",
     ],
     ids=["waiting", "parked", "published lately"],
@@ -381,12 +382,16 @@ def test_a_keys_events_are_published_in_order_over_partitions(items: Contour, li
 
 def test_a_fence_holds_over_partitions(items: Contour) -> None:
     insert(items, 1, 2)
-    items.run("update replication_queue set parked_at = now() where record_key = '{\"id\":1}'")
+    items.run(
+        "update replication_queue set parked_at = now(), held = true "
+        "where record_key = '{\"id\":1}'"
+    )
     turn(items)
     items.run("update items set name = 'x'")
     with publisher(items.settings) as outbox:
         assert {key for _, key in drain(outbox)} == {'{"id":2}'}
-        items.run("update replication_queue set parked_at = null")
+        assert drain(outbox) == []
+        assert retry_parked(items.app, "publish") == 1
         assert [key for _, key in drain(outbox)] == ['{"id":1}', '{"id":1}']
 
 

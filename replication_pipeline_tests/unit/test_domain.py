@@ -15,10 +15,11 @@ from replication_pipeline.domain.model import (
     BatchResult,
     ClaimedEvent,
     Deliveries,
+    DeliveryFailure,
     WindowTotals,
     percentile,
 )
-from replication_pipeline.domain.names import TableName, consumer_group, table_name, topic_for
+from replication_pipeline.domain.names import consumer_group, table_name, topic_for
 from replication_pipeline.engine.publish import in_key_order
 
 pytestmark = pytest.mark.unit
@@ -107,13 +108,29 @@ def test_windows_stay_within_their_bounds(backlog: int, running: int, low: int, 
 
 
 def event(number: int, key: str) -> ClaimedEvent:
-    return ClaimedEvent(number, TableName("t"), key.encode(), b"{}", 0)
+    return ClaimedEvent(
+        id=number, shard=0, slot=0, place="(0,1)", table="t", key=key.encode(), created=0,
+        fenced=False, size=2, value=b"{}",
+    )  # fmt: skip
 
 
 def test_nothing_behind_a_refused_event_of_its_key_is_marked() -> None:
     events = (event(1, "a"), event(2, "b"), event(3, "a"), event(4, "c"), event(5, "b"))
-    markable = in_key_order(events, Deliveries(frozenset({2, 3, 4, 5})))
-    assert [e.id for e in markable] == [2, 4, 5]
+    held: set[tuple[str, bytes]] = set()
+    refused = Deliveries((DeliveryFailure(events[0], "NO", "no"),))
+    batch = in_key_order(events, refused, held)
+    assert [e.id for e in batch.published] == [2, 4, 5]
+    assert [e.id for e in batch.behind] == [3]
+    later = in_key_order((event(6, "b"), event(7, "a")), Deliveries(), held)
+    assert [e.id for e in later.published] == [6], "in a later batch of the same turn"
+
+
+def test_only_the_first_refused_event_of_a_key_counts_an_attempt() -> None:
+    events = (event(1, "a"), event(2, "a"))
+    refused = Deliveries(tuple(DeliveryFailure(e, "NO", "no") for e in events))
+    batch = in_key_order(events, refused, set())
+    assert [failure.event.id for failure in batch.refused] == [1]
+    assert ([e.id for e in batch.behind], list(batch.published)) == ([2], [])
 
 
 def test_totals_add_up() -> None:

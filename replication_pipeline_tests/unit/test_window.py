@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -38,12 +38,13 @@ class Scripted:
         self.calls = 0
         self.abandoned = 0
 
-    def __call__(self) -> BatchResult:
+    def __call__(self) -> Sequence[BatchResult]:
         outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
         self.calls += 1
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome() if callable(outcome) else outcome
+        result = outcome() if callable(outcome) else outcome
+        return (result,) if result.count else ()
 
     def abandon(self) -> None:
         self.abandoned += 1

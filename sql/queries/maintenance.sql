@@ -26,13 +26,21 @@ with ended as (
   delete from replication.workers
    where heartbeat_at < clock_timestamp() - interval '1 hour' and instance not like 'ended %%'
   returning *
+), counted as (
+  delete from replication.worker_counts where instance in (select instance from ended)
+  returning *
 ), folded as (
   insert into replication.workers as w
     (instance, role, stopped_at, last_success_at, batches, processed, failed, applied, skipped,
      conflicts, bytes)
   select 'ended ' || role || 's', role, clock_timestamp(), max(last_success_at), sum(batches),
          sum(processed), sum(failed), sum(applied), sum(skipped), sum(conflicts), sum(bytes)
-    from ended group by role
+    from (select role, last_success_at, batches, processed, failed, applied, skipped, conflicts, bytes
+            from ended
+           union all
+          select 'publisher', last_success_at, batches, processed, failed, 0, 0, 0, bytes
+            from counted) e
+   group by role
   on conflict (instance) do update
      set last_success_at = greatest(w.last_success_at, excluded.last_success_at),
          batches = w.batches + excluded.batches, processed = w.processed + excluded.processed,

@@ -1,13 +1,24 @@
 -- Statements of the publisher. Each header names a query; the comment below it tells its locks and
--- the index it stands on. Placeholders in %(…)s are parameters.
+-- the index it stands on. Placeholders in %(…)s are parameters. A held row is never published; where
+-- only `held` is asked for, that is so that replication_queue_held is used.
 
 -- name: anything_waiting
 -- A plain read, so that an idle publisher writes nothing. Index: replication_queue_waiting.
 select exists (
   select from unnest(%(shards)s::smallint[], %(floors)s::bigint[]) as s(shard, floor)
    cross join lateral (select from replication.replication_queue q
-                        where q.shard = s.shard and q.id > s.floor and not q.published
-                          and q.parked_at is null limit 1) q)
+                        where q.shard = s.shard and not q.held and q.id > s.floor and not q.published
+                        limit 1) q)
+
+-- name: anything_due
+-- Whether held rows are to be tried again. Index: replication_queue_held.
+select exists (select from replication.replication_queue
+                where held and parked_at is null and retry_at <= clock_timestamp())
+
+-- name: anything_held
+-- Whether any will be. Index: replication_queue_held.
+select exists (select from replication.replication_queue
+                where held and parked_at is null and retry_at is not null)
 
 -- name: newest_id
 select last_value from replication.replication_queue_id_seq
@@ -20,19 +31,29 @@ select pg_current_xact_id()::text::bigint
 select pg_snapshot_xmin(pg_current_snapshot())::text::bigint
 
 -- name: first_waiting
--- The lowest unpublished id of each shard, parked ones included, above a known floor.
+-- The lowest unpublished id of each shard, held ones included, above a known floor.
 -- Index: replication_queue_waiting.
-select s.shard, (select min(q.id) from replication.replication_queue q
-                  where q.shard = s.shard and q.id > s.floor and not q.published)
+select s.shard, least((select min(q.id) from replication.replication_queue q
+                        where q.shard = s.shard and not q.held and q.id > s.floor and not q.published),
+                      (select min(q.id) from replication.replication_queue q
+                        where q.shard = s.shard and q.held and q.id > s.floor and not q.published))
   from unnest(%(shards)s::smallint[], %(floors)s::bigint[]) as s(shard, floor)
 
 -- name: refresh_captures
 -- After a change of a table's columns, its capture function is compiled again.
 select replication.refresh_captures()
 
+-- name: heads
+-- The constant beginning of `source` in the events of each table, as one JSON object by table name.
+select coalesce(json_object_agg(t.table_name, %(source)s || to_json(n.nspname)::text
+                                              || ',"table":' || to_json(c.relname)::text), '{}')::text
+  from replication.replicated_tables t
+  join pg_catalog.pg_class c on c.oid = t.relation
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+
 -- name: publishers_alive
--- Publishers share the shards evenly; a dead one stops counting after 15 s.
-select count(*) from replication.workers
+-- Publishers share the shards evenly; a dead one stops counting after 15 s. And the server's clock.
+select count(*), date_part('epoch', clock_timestamp()) from replication.workers
  where role = 'publisher' and stopped_at is null
    and heartbeat_at > clock_timestamp() - interval '15 seconds'
 
@@ -44,70 +65,104 @@ select shard from replication.publish_shards
  order by (shard + %(rotation)s) %% 16
  limit %(share)s for update skip locked
 
+-- name: release_due
+-- Held rows whose time has come, and those behind them, wait again. Under the locks of their shards.
+-- Indexes: replication_queue_waiting, replication_queue_held.
+with due as (
+  update replication.replication_queue
+     set held = false, retry_at = null
+   where shard = any(%(shards)s::smallint[]) and held and not published and parked_at is null
+     and retry_at <= clock_timestamp()
+  returning table_name, record_key
+)
+update replication.replication_queue q
+   set held = false
+  from (select distinct table_name, record_key from due) as d
+ where q.held and hashtext(q.record_key) = hashtext(d.record_key) and q.record_key = d.record_key
+   and q.table_name = d.table_name and q.parked_at is null and q.retry_at is null
+
 -- name: claim
--- Locks up to %(limit)s rows FOR UPDATE, oldest first within each locked shard, and encodes them, but
--- no more than about %(bytes)s. Index: replication_queue_waiting, one range a shard and partition, so
--- depth costs nothing. Rows behind a parked row of their key wait (replication_queue_parked). The
--- envelope is put together from text that PostgreSQL made; nobody parses it again on the way.
-select q.id, q.shard, q.table_name, q.record_key, q.attempts, q.created_at,
-       '{"before":' || coalesce(q.before::text, case when q.operation in ('UPDATE', 'DELETE')
-                                                     then q.record_key else 'null' end)
-       || ',"after":' || coalesce(q.payload::text, 'null')
-       || ',"source":' || %(source)s || to_json(coalesce(n.nspname, 'public'))::text
-       || ',"table":' || to_json(coalesce(c.relname, q.table_name))::text
-       || ',"txId":' || q.txid
-       || ',"ts_ms":' || (date_part('epoch', q.created_at) * 1000)::bigint
-       || ',"event_id":"' || q.event_id
-       || '","row_version":"' || q.version
-       || '","base_version":' || coalesce('"' || q.base_version || '"', 'null')
-       || '},"op":"' || case q.operation when 'INSERT' then 'c' when 'UPDATE' then 'u'
-                                         when 'DELETE' then 'd' else 'r' end
-       || '","ts_ms":' || (date_part('epoch', clock_timestamp()) * 1000)::bigint || '}'
+-- Locks up to %(limit)s rows FOR UPDATE, oldest first within each locked shard, and encodes them.
+-- Index: replication_queue_waiting, one range a shard and partition, so depth costs nothing.
+-- `value` is empty for a row that must wait behind a held one of its key (`fenced`; index
+-- replication_queue_held), and for one that `read` brings by itself: one with more than %(large)s bytes,
+-- whose `size` is then that of the text, or one of a table that has just been set up.
+select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar, q.record_key,
+       (date_part('epoch', q.created_at) * 1000000)::bigint, q.fenced,
+       case when q.stored <= %(large)s then q.stored
+            else coalesce(octet_length(q.payload::text), 0) + coalesce(octet_length(q.before::text), 0) end,
+       coalesce(case when not q.fenced and q.stored <= %(large)s
+                     then replication.event_value(q.operation, q.record_key, q.before, q.payload,
+                                                  %(heads)s::jsonb ->> q.table_name, q.txid,
+                                                  q.created_at, q.event_id, q.version,
+                                                  q.base_version, %(sent)s) end, '')
   from (
-    select q.*, sum(coalesce(pg_column_size(q.payload), 0) + coalesce(pg_column_size(q.before), 0))
-                  over (order by q.id rows between unbounded preceding and 1 preceding) as bytes_before
-      from (
-        select q.*
-          from unnest(%(shards)s::smallint[], %(floors)s::bigint[]) as s(shard, floor)
-         cross join lateral (
-           select * from replication.replication_queue q
-            where q.shard = s.shard and q.id > s.floor and not q.published and q.parked_at is null
-              and (not (select exists (select from replication.replication_queue where parked_at is not null))
-                   or not exists (
-                select from replication.replication_queue p
-                 where p.parked_at is not null and hashtext(p.record_key) = hashtext(q.record_key)
-                   and p.record_key = q.record_key and p.table_name = q.table_name and p.id < q.id))
-            order by q.id
-            limit %(limit)s
-            for update of q skip locked) q
-         limit %(limit)s) q) q
-  left join replication.replicated_tables t on t.table_name = q.table_name
-  left join pg_catalog.pg_class c on c.oid = t.relation
-  left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
- where q.bytes_before is null or q.bytes_before < %(bytes)s
- order by q.id
+    select q.*, coalesce(pg_column_size(q.payload), 0) + coalesce(pg_column_size(q.before), 0) as stored,
+           (select exists (select from replication.replication_queue where held))
+             and exists (select from replication.replication_queue p
+                          where p.held and hashtext(p.record_key) = hashtext(q.record_key)
+                            and p.record_key = q.record_key and p.table_name = q.table_name
+                            and p.id < q.id) as fenced
+      from unnest(%(shards)s::smallint[], %(floors)s::bigint[]) as s(shard, floor)
+     cross join lateral (
+       select q.*, q.ctid from replication.replication_queue q
+        where q.shard = s.shard and not q.held and q.id > s.floor and not q.published
+        order by q.id
+        limit %(limit)s
+        for update of q skip locked) q
+     limit %(limit)s) q
+
+-- name: read
+-- One locked row's value.
+select replication.event_value(q.operation, q.record_key, q.before, q.payload, %(head)s, q.txid,
+                               q.created_at, q.event_id, q.version, q.base_version, %(sent)s)
+  from replication.replication_queue q
+ where q.ring_slot = %(slot)s and q.ctid = %(ctid)s::tid
 
 -- name: mark_published
--- Rows are locked by the claim. Index: replication_queue_waiting.
-update replication.replication_queue q
+-- Rows are locked by the claim, so each stands where the claim saw it: no index is needed.
+update replication.replication_queue
    set published = true, published_at = clock_timestamp(), last_error = null
-  from unnest(%(shards)s::smallint[], %(ids)s::bigint[]) as m(shard, id)
- where q.shard = m.shard and q.id = m.id and not q.published
+ where ring_slot = %(slot)s and ctid = any(%(ctids)s::tid[]) and not published
 
--- name: mark_refused
--- Counts the attempt; the last one parks the row. Index: replication_queue_waiting.
+-- name: hold_fenced
+-- Out of the way of further claims, until `release_due` or an operator takes the row before away.
+update replication.replication_queue set held = true
+ where ring_slot = %(slot)s and ctid = any(%(ctids)s::tid[]) and not published
+
+-- name: hold_refused
+-- Counts the attempt and sets the time of the next; the last one parks the row.
+-- Index: replication_queue_waiting.
 update replication.replication_queue q
-   set attempts = q.attempts + 1, last_error = r.error,
+   set attempts = q.attempts + 1, last_error = r.error, held = true,
+       retry_at = clock_timestamp()
+                  + least(%(longest)s, %(first)s * 2 ^ least(q.attempts, 30)) * interval '1 second',
        parked_at = case when q.attempts + 1 >= %(max_attempts)s then clock_timestamp() end
   from unnest(%(shards)s::smallint[], %(ids)s::bigint[], %(errors)s::text[]) as r(shard, id, error)
- where q.shard = r.shard and q.id = r.id and not q.published
+ where q.shard = r.shard and not q.held and q.id = r.id and not q.published
 returning q.parked_at is not null
 
 -- name: count_published
 -- The worker's own row; no one else writes it.
-insert into replication.workers as w (instance, role, batches, processed, failed, bytes, last_success_at)
-values (%(instance)s, 'publisher', %(batches)s, %(processed)s, %(failed)s, %(bytes)s,
+insert into replication.worker_counts as w
+  (instance, part, batches, processed, failed, bytes, last_success_at)
+values (%(instance)s, %(part)s, %(batches)s, %(processed)s, %(failed)s, %(bytes)s,
         case when %(processed)s > 0 then clock_timestamp() end)
+on conflict (instance, part) do update
+   set batches = w.batches + excluded.batches, processed = w.processed + excluded.processed,
+       failed = w.failed + excluded.failed, bytes = w.bytes + excluded.bytes,
+       last_success_at = coalesce(excluded.last_success_at, w.last_success_at)
+
+-- name: heartbeat
+-- Adds what was counted since the last one.
+with counted as (
+  delete from replication.worker_counts where instance = %(instance)s
+  returning batches, processed, failed, bytes, last_success_at
+)
+insert into replication.workers as w
+  (instance, role, batches, processed, failed, bytes, last_success_at)
+select %(instance)s, 'publisher', coalesce(sum(batches), 0), coalesce(sum(processed), 0),
+       coalesce(sum(failed), 0), coalesce(sum(bytes), 0), max(last_success_at) from counted
 on conflict (instance) do update
    set heartbeat_at = clock_timestamp(), stopped_at = null,
        batches = w.batches + excluded.batches, processed = w.processed + excluded.processed,

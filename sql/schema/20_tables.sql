@@ -16,7 +16,7 @@ create table if not exists replication.contour (
 do $$
 declare
   -- Raised by one whenever a file of this folder changes what is installed.
-  files_version constant integer := 2;
+  files_version constant integer := 3;
   wanted_name constant text := nullif(current_setting('replication.setup_contour', true), '');
   wanted_id constant text := nullif(current_setting('replication.setup_contour_id', true), '');
   present replication.contour;
@@ -69,9 +69,12 @@ create table if not exists replication.replicated_tables (
 );
 
 -- The queue. Written by capture triggers in the user's transaction; claimed by publishers.
--- States:  waiting    not published, parked_at null
---          parked     not published, parked_at set; only an operator brings it back
+-- States:  waiting    neither published nor held
+--          held       refused by Kafka, tried again at retry_at; or (retry_at null) behind such a row of
+--                     its key
+--          parked     held, with parked_at set; only an operator brings it back
 --          published  published, published_at set
+-- Whoever changes a row's state holds the row of its shard in publish_shards.
 -- `operation` is INSERT, UPDATE, DELETE or SNAPSHOT. `payload` is null for a DELETE, and for a row too
 -- large to be written as an event, which is parked from the beginning. Unlike elsewhere no CHECK says
 -- so: PostgreSQL parses them anew in every INSERT, and five cost a small transaction 25 µs.
@@ -109,9 +112,11 @@ create table if not exists replication.replication_queue (
   txid         bigint not null,
   created_at   timestamptz not null default clock_timestamp(),
   published    boolean not null default false,
+  held         boolean not null default false,
   published_at timestamptz,
   attempts     integer not null default 0,
   last_error   text,
+  retry_at     timestamptz,
   parked_at    timestamptz,
   ring_slot    smallint not null default 0
 ) partition by list (ring_slot);
@@ -133,12 +138,24 @@ create table if not exists replication.queue_ring (
 );
 insert into replication.queue_ring default values on conflict do nothing;
 
--- Claims read one shard in id order; marking and the two monitoring statements use it as well.
+do $$ begin
+  -- Before version 3 parked rows stood among the waiting ones in the index.
+  if not exists (select from pg_attribute
+                  where attrelid = 'replication.replication_queue'::regclass and attname = 'held') then
+    alter table replication.replication_queue
+      add column held boolean not null default false, add column retry_at timestamptz;
+    drop index if exists replication.replication_queue_waiting, replication.replication_queue_parked;
+    update replication.replication_queue set held = true where parked_at is not null;
+  end if;
+end $$;
+
+-- Claims read one shard in id order, and held rows are out of their way; the two monitoring statements
+-- use it as well.
 create index if not exists replication_queue_waiting
-  on replication.replication_queue (shard, id) where not published;
--- Fences: an event waits while an earlier one of its key is parked. A hash, as keys may be long.
-create index if not exists replication_queue_parked
-  on replication.replication_queue (hashtext(record_key)) where parked_at is not null;
+  on replication.replication_queue (shard, held, id) where not published;
+-- Fences: an event waits while an earlier one of its key is held. A hash, as keys may be long.
+create index if not exists replication_queue_held
+  on replication.replication_queue (hashtext(record_key)) where held;
 -- Retention asks for the age of published rows; they lie about in the order of their publishing.
 create index if not exists replication_queue_published
   on replication.replication_queue using brin (published_at);
@@ -160,9 +177,10 @@ begin
                    (select last_value + 1 from replication.replication_queue_id_seq_of_version_1), false);
     insert into replication.replication_queue
       (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard,
-       txid, created_at, published, published_at, attempts, last_error, parked_at)
+       txid, created_at, published, held, published_at, attempts, last_error, parked_at)
     select id, event_id, table_name, operation, record_key, payload, before, version, base_version,
-           shard, txid, created_at, published, published_at, attempts, last_error, parked_at
+           shard, txid, created_at, published, parked_at is not null, published_at, attempts,
+           last_error, parked_at
       from replication.replication_queue_of_version_1;
     drop table replication.replication_queue_of_version_1;
   end if;
@@ -287,3 +305,36 @@ create table if not exists replication.workers (
   conflicts       bigint not null default 0,
   bytes           bigint not null default 0
 ) with (fillfactor = 50);
+
+-- Counters of a publisher since its last heartbeat, which adds them to its row in `workers` and goes on
+-- with the next `part`. A row updated in each batch has as many dead versions as there were batches
+-- while somebody holds an old snapshot, and each update walks over them; here these are few.
+create table if not exists replication.worker_counts (
+  instance        text not null,
+  part            bigint not null,
+  batches         bigint not null default 0,
+  processed       bigint not null default 0,
+  failed          bigint not null default 0,
+  bytes           bigint not null default 0,
+  last_success_at timestamptz,
+  primary key (instance, part)
+) with (fillfactor = 50);
+
+-- Events that an operator gave up, whole, with who did it and why. Nothing removes them.
+create table if not exists replication.discarded_events (
+  id             bigint generated always as identity primary key,
+  side           text not null check (side in ('publish', 'apply')),
+  event_id       uuid,
+  table_name     text,
+  record_key     text,
+  operation      text,
+  version        bigint,
+  event          bytea,
+  parked_reason  text not null,
+  parked_detail  text not null default '',
+  parked_at      timestamptz not null,
+  attempts       integer not null,
+  discarded_at   timestamptz not null default clock_timestamp(),
+  discarded_by   text not null default session_user,
+  because        text not null check (because <> '')
+);

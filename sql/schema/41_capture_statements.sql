@@ -159,9 +159,10 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
        __version, __base, (hashtext(__key) & 15)::smallint, %5$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
-    case when may_lack_image then ', parked_at, last_error' else '' end,
+    case when may_lack_image then ', held, parked_at, last_error' else '' end,
     seed, t.table_name, txid,
     case when may_lack_image then $sql$,
+       __payload is null and __operation <> 'DELETE',
        case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
        case when __payload is null and __operation <> 'DELETE'
             then 'the row is too large to be written as an event' end$sql$ else '' end,

@@ -7,6 +7,7 @@ select c.name as contour,
        q.unpublished,
        q.oldest_unpublished_seconds,
        q.parked_publish,
+       q.held_publish,
        (select count(*) from replication.parked_events) as parked_apply,
        w.publishers, w.appliers,
        (select coalesce(sum(greatest(o.high_watermark - o.next_offset, 0)), 0)::bigint
@@ -17,7 +18,8 @@ select c.name as contour,
    select count(*) as unpublished,
           coalesce(extract(epoch from clock_timestamp() - min(created_at))::float8, 0)
             as oldest_unpublished_seconds,
-          count(*) filter (where parked_at is not null) as parked_publish
+          count(*) filter (where parked_at is not null) as parked_publish,
+          count(*) filter (where held and parked_at is null) as held_publish
      from replication.replication_queue where not published) q
  cross join lateral (
    -- A worker is alive while its heartbeat is fresh; idle ones renew it every 5 s.
@@ -28,9 +30,11 @@ select c.name as contour,
           coalesce(sum(applied), 0)::bigint as applied_total,
           coalesce(sum(skipped), 0)::bigint as skipped_total,
           coalesce(sum(conflicts), 0)::bigint as conflicts_total
-     from (select *, stopped_at is null
+     from (select role, applied, skipped, conflicts, processed, failed, stopped_at is null
                      and heartbeat_at > clock_timestamp() - interval '15 seconds' as alive
-             from replication.workers) w) w;
+             from replication.workers
+            union all
+           select 'publisher', 0, 0, 0, processed, failed, false from replication.worker_counts) w) w;
 
 comment on view replication.status is
   'One row: backlog, lag in seconds, parked events, live workers and counters of this contour.';

@@ -37,10 +37,13 @@ grant select on all tables in schema replication
 grant update, delete on replication.replication_queue to replication_publisher;
 grant update on replication.publish_shards to replication_publisher;
 grant select on sequence replication.replication_queue_id_seq to replication_publisher;
-grant insert, update, delete on replication.workers
+grant insert, update, delete on replication.workers, replication.worker_counts
   to replication_publisher, replication_consumer;
 grant delete on replication.processed_events, replication.replication_conflicts
   to replication_publisher;
+grant execute on function replication.event_value(
+  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, bigint) to replication_publisher;
+grant insert on replication.discarded_events to replication_publisher, replication_consumer;
 grant execute on function replication.rotate_queue(interval), replication.refresh_captures(),
   replication.remove_published(interval, integer) to replication_publisher;
 -- Applying.
