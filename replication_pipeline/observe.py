@@ -1,7 +1,8 @@
 """One place that turns batch results into log lines.
 
-A busy window would write thousands of identical lines, so after the first batches of a second the
-rest of that second is summed into the next line: nothing is left out of the totals.
+Every batch has a line, and nothing is written while nothing happens. Where that is too much,
+``logging.batch_lines`` bounds them; what is left out is counted in the next one. Batches with refused
+or parked events always have theirs.
 """
 
 from __future__ import annotations
@@ -9,21 +10,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
 
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import MILLISECOND, BatchResult, Role, WindowTotals
 from replication_pipeline.logs import get_logger
 
-LINES_A_SECOND: Final = 10
-
 
 @dataclass(slots=True)
 class BatchLog:
-    """Writes one JSON line a batch, at most ``LINES_A_SECOND``."""
+    """Writes one JSON line a batch, at most ``most`` in a second."""
 
     role: Role
     instance: str
+    most: int | None = None
     _second: int = field(default=0)
     _lines: int = field(default=0)
     _left_out: int = field(default=0)
@@ -34,7 +33,8 @@ class BatchLog:
         if second != self._second:
             self._second, self._lines = second, 0
         self._lines += 1
-        if self._lines > LINES_A_SECOND and not result.parked and not result.failed:
+        beyond = self.most is not None and self._lines > self.most
+        if beyond and not result.parked and not result.failed:
             self._left_out += 1
             return
         extra = {"batches_not_logged": self._left_out} if self._left_out else {}

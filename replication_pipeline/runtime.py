@@ -5,6 +5,7 @@ The command line and the Dagster ops both come through here, so a window is the 
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import uuid
@@ -30,6 +31,19 @@ def instance_name(settings: Settings, role: Role) -> str:
     """A name for one worker that no other worker, past or present, shares."""
     process = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     return f"{settings.contour.name}-{role}-{process}"
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let the garbage collector look less often. Batches are thousands of tuples that hold no cycles
+    and live for milliseconds; looking through them takes a tenth of a publisher's processor time.
+    """
+    usual = gc.get_threshold()
+    gc.set_threshold(100_000, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 @contextmanager
@@ -95,7 +109,7 @@ def publish_window(
             role="publisher",
             cycle=cycle,
             stop=stop,
-            observer=observer or BatchLog("publisher", instance),
+            observer=observer or BatchLog("publisher", instance, settings.logging.batch_lines),
             length=length,
             until=until,
             poll_interval=publisher.poll_interval,
@@ -128,7 +142,7 @@ def apply_window(
             retry_parked_every=settings.consumer.retry_parked,
         ),
         stop=stop,
-        observer=observer or BatchLog("applier", instance),
+        observer=observer or BatchLog("applier", instance, settings.logging.batch_lines),
         length=length,
         until=until,
         poll_interval=timedelta(),  # the consumer's poll is the wait
@@ -146,7 +160,11 @@ def publish(
 ) -> WindowTotals:
     """A whole publish window: opens what it needs, runs, closes."""
     instance = instance_name(settings, "publisher")
-    with open_outbox(settings, instance) as outbox, open_producer(settings) as producer:
+    with (
+        rare_collections(),
+        open_outbox(settings, instance) as outbox,
+        open_producer(settings) as producer,
+    ):
         totals = publish_window(
             settings,
             outbox=outbox,

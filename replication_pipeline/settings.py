@@ -331,6 +331,12 @@ class LoggingSettings(Section):
     format: Literal["json", "console"] = Field(
         default="json", description="json for programs, console for people."
     )
+    batch_lines: int | None = Field(
+        default=None,
+        ge=1,
+        description="At most so many batches a second get a line; the next one counts the others. "
+        "Default: every batch.",
+    )
 
 
 def _tables(value: object) -> object:

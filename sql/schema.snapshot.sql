@@ -1757,7 +1757,7 @@ CREATE VIEW replication.status AS
                     workers.conflicts,
                     workers.processed,
                     workers.failed,
-                    ((workers.stopped_at IS NULL) AND (workers.heartbeat_at > (clock_timestamp() - '00:00:15'::interval))) AS alive
+                    ((workers.stopped_at IS NULL) AND (workers.heartbeat_at > (clock_timestamp() - '00:00:30'::interval))) AS alive
                    FROM replication.workers
                 UNION ALL
                  SELECT 'publisher'::text,

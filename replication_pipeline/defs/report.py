@@ -41,7 +41,7 @@ class WindowReport:
         self._context = context
         self._settings = settings
         self._instance = instance
-        self._log = BatchLog(role, instance)
+        self._log = BatchLog(role, instance, settings.logging.batch_lines)
         self._started = self._observed = self._warned = time.monotonic()
         self._warned -= EVERY.total_seconds()  # the first outage is told at once
 

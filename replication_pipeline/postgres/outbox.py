@@ -41,7 +41,7 @@ from replication_pipeline.postgres.session import Session
 from replication_pipeline.settings import Settings
 
 SHARDS: Final = 16
-HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 15
+HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 30
 LOOK_AROUND_EVERY: Final = 1.0  # seconds between looks at the other publishers and at held rows
 LOOKING_SHARE: Final = 0.05  # of the time, at most, may go into looking at held rows
 CLAIM_BYTES: Final = 8 * 2**20  # of a batch's events; one event at least

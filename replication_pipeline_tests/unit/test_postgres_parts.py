@@ -13,7 +13,7 @@ import pytest
 from replication_pipeline import logs
 from replication_pipeline.domain.errors import FatalError, PoisonError, TransientError
 from replication_pipeline.domain.model import BatchResult, WindowTotals
-from replication_pipeline.observe import LINES_A_SECOND, BatchLog, log_window
+from replication_pipeline.observe import BatchLog, log_window
 from replication_pipeline.postgres import failures, queries
 from replication_pipeline.postgres.catalog import ForeignKey, Table, parents_first
 from replication_pipeline.settings import LoggingSettings
@@ -137,12 +137,23 @@ def test_a_batch_is_one_json_line_with_the_promised_fields(log_lines: io.StringI
     assert {name: line[name] for name in expected} == expected
 
 
-def test_a_busy_second_writes_few_lines_and_forgets_no_batch(log_lines: io.StringIO) -> None:
+def test_every_batch_has_its_line(log_lines: io.StringIO) -> None:
     log = BatchLog("publisher", "a-1")
+    for _ in range(500):
+        log.batch(BatchResult(role="publisher", count=1), WindowTotals(role="publisher"))
+    assert len(log_lines.getvalue().splitlines()) == 500
+
+
+def test_lines_can_be_bounded_and_no_batch_is_forgotten(log_lines: io.StringIO) -> None:
+    log = BatchLog("publisher", "a-1", 10)
     totals = WindowTotals(role="publisher")
     for _ in range(500):
         log.batch(BatchResult(role="publisher", count=1), totals)
-    assert len(log_lines.getvalue().splitlines()) <= 2 * LINES_A_SECOND
+    log.batch(BatchResult(role="publisher", count=1, failed=1), totals)
+    lines = [json.loads(line) for line in log_lines.getvalue().splitlines()]
+    assert len(lines) <= 2 * 10 + 1
+    assert lines[-1]["failed"] == 1, "what needs attention is always told"
+    assert len(lines) + sum(line.get("batches_not_logged", 0) for line in lines) == 501
     log_window(WindowTotals(role="publisher", processed=500, end="stopped"), "a-1")
     last = json.loads(log_lines.getvalue().splitlines()[-1])
     assert (last["event"], last["total_processed"], last["end"]) == ("window ended", 500, "stopped")

@@ -52,10 +52,10 @@ select coalesce(json_object_agg(t.table_name, %(source)s || to_json(n.nspname)::
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 
 -- name: publishers_alive
--- Publishers share the shards evenly; a dead one stops counting after 15 s. And the server's clock.
+-- Publishers share the shards evenly; a dead one stops counting after 30 s. And the server's clock.
 select count(*), date_part('epoch', clock_timestamp()) from replication.workers
  where role = 'publisher' and stopped_at is null
-   and heartbeat_at > clock_timestamp() - interval '15 seconds'
+   and heartbeat_at > clock_timestamp() - interval '30 seconds'
 
 -- name: lock_shards
 -- Locks up to %(share)s shard rows FOR UPDATE until commit, beginning at another one each time.

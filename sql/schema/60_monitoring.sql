@@ -22,7 +22,8 @@ select c.name as contour,
           count(*) filter (where held and parked_at is null) as held_publish
      from replication.replication_queue where not published) q
  cross join lateral (
-   -- A worker is alive while its heartbeat is fresh; idle ones renew it every 5 s.
+   -- A worker is alive while its heartbeat is fresh. It comes every 5 s, and within 25 s while
+   -- Kafka lets a batch wait.
    select count(*) filter (where role = 'publisher' and alive) as publishers,
           count(*) filter (where role = 'applier' and alive) as appliers,
           coalesce(sum(processed) filter (where role = 'publisher'), 0)::bigint as processed_total,
@@ -31,7 +32,7 @@ select c.name as contour,
           coalesce(sum(skipped), 0)::bigint as skipped_total,
           coalesce(sum(conflicts), 0)::bigint as conflicts_total
      from (select role, applied, skipped, conflicts, processed, failed, stopped_at is null
-                     and heartbeat_at > clock_timestamp() - interval '15 seconds' as alive
+                     and heartbeat_at > clock_timestamp() - interval '30 seconds' as alive
              from replication.workers
             union all
            select 'publisher', 0, 0, 0, processed, failed, false from replication.worker_counts) w) w;
