@@ -108,6 +108,7 @@ def _screen(now: ContourStatus, verdicts: dict[str, Verdict]) -> Table:
         "to publish + to apply",
         verdicts["parked"],
     )
+    row("held", f"{now.held_publish:,}", "refused and tried again, or behind a refused one")
     row("publishers", str(now.publishers), "alive", verdicts["publishers"])
     row("appliers", str(now.appliers), "alive", verdicts["appliers"])
     row("published", f"{now.processed_total:,}", "events since installation")

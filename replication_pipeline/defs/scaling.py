@@ -140,7 +140,8 @@ def decide(
 def backlog_of(lane: Lane, status: ContourStatus) -> int:
     """The figure that calls for more windows."""
     if lane.job == "publish":
-        return status.unpublished - status.parked_publish  # parked ones wait for a person
+        # Parked ones wait for a person, and held ones for them or for their time.
+        return status.unpublished - status.parked_publish - status.held_publish
     return status.apply_lag_events
 
 

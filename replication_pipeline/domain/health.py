@@ -17,15 +17,17 @@ Verdict = Literal["ok", "warning", "error"]
 class ContourStatus:
     """One look at a contour. Counts are events; ages are seconds.
 
-    ``oldest_unpublished_seconds`` is 0 when nothing waits. ``apply_lag_events`` is as of the
-    appliers' last look at Kafka. ``*_total`` counters only ever grow; they are sums over all
-    workers that ever ran here.
+    ``oldest_unpublished_seconds`` is 0 when nothing waits. ``held_publish`` are refused events that
+    will be tried again, and those behind a refused or parked one. ``apply_lag_events`` is as of the
+    appliers' last look at Kafka. ``*_total`` counters only ever grow; they are sums over all workers
+    that ever ran here.
     """
 
     contour: str
     unpublished: int
     oldest_unpublished_seconds: float
     parked_publish: int
+    held_publish: int
     parked_apply: int
     publishers: int
     appliers: int

@@ -220,6 +220,7 @@ STATUS = ContourStatus(
     unpublished=0,
     oldest_unpublished_seconds=0.0,
     parked_publish=0,
+    held_publish=0,
     parked_apply=0,
     publishers=1,
     appliers=1,

@@ -100,6 +100,7 @@ class Waiting(PostgresResource):
             unpublished=self.unpublished,
             oldest_unpublished_seconds=1.0 if self.unpublished else 0.0,
             parked_publish=self.parked,
+            held_publish=0,
             parked_apply=0,
             publishers=0,
             appliers=0,
