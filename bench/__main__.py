@@ -12,6 +12,7 @@ from rich.console import Console
 from bench import results
 from bench.capture import Capture
 from bench.explain_capture import CaptureSplit
+from bench.publish import Publish
 from bench.queue_health import QueueHealth
 from bench.report import show
 from bench.results import Result
@@ -25,6 +26,7 @@ app.add_typer(run, name="run")
 CAPTURE: Final = Capture()
 SPLIT: Final = CaptureSplit()
 HEALTH: Final = QueueHealth()
+PUBLISH: Final = Publish()
 
 Programs = Annotated[
     Path | None,
@@ -39,6 +41,7 @@ Seconds = Annotated[int, typer.Option(min=0, help="Of single-row transactions in
 Clients = Annotated[int, typer.Option(min=1, help="Of single-row transactions.")]
 Depths = Annotated[list[int], typer.Option("--depth", min=1, help="Events waiting; repeatable.")]
 Events = Annotated[int, typer.Option(min=1000, help='Of the "hour"; 1800000 are 500/s.')]
+Queued = Annotated[int, typer.Option("--events", min=1, help="Events in the queue.")]
 Batch = Annotated[int, typer.Option(min=1, help="Events of one claim.")]
 
 
@@ -99,10 +102,22 @@ def _queue_health(
     show(Console(), measure(scenario, postgres, directory))
 
 
+@run.command("publish")
+def _publish(
+    *,
+    events: Queued = PUBLISH.events,
+    rounds: Rounds = PUBLISH.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How fast a full queue is drained, and at what cost."""
+    show(Console(), measure(Publish(events=events, rounds=rounds), postgres, directory))
+
+
 @run.command("all")
 def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
-    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH]
+    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH, PUBLISH]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]
     show(Console(), [result for one in found for result in one])
 

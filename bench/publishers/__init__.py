@@ -1,0 +1,1 @@
+"""Contestants that bring a queue to Kafka; each runs in a process of its own."""
