@@ -13,6 +13,8 @@ from bench import results
 from bench.capture import Capture
 from bench.explain_capture import CaptureSplit
 from bench.publish import Publish
+from bench.publish_idle import PublishIdle
+from bench.publish_latency import PublishLatency
 from bench.queue_health import QueueHealth
 from bench.report import show
 from bench.results import Result
@@ -27,6 +29,8 @@ CAPTURE: Final = Capture()
 SPLIT: Final = CaptureSplit()
 HEALTH: Final = QueueHealth()
 PUBLISH: Final = Publish()
+LATENCY: Final = PublishLatency()
+IDLE: Final = PublishIdle()
 
 Programs = Annotated[
     Path | None,
@@ -42,6 +46,8 @@ Clients = Annotated[int, typer.Option(min=1, help="Of single-row transactions.")
 Depths = Annotated[list[int], typer.Option("--depth", min=1, help="Events waiting; repeatable.")]
 Events = Annotated[int, typer.Option(min=1000, help='Of the "hour"; 1800000 are 500/s.')]
 Queued = Annotated[int, typer.Option("--events", min=1, help="Events in the queue.")]
+Rate = Annotated[float, typer.Option(min=1, help="Transactions a second.")]
+Long = Annotated[int, typer.Option("--seconds", min=1, help="Of each measurement.")]
 Batch = Annotated[int, typer.Option(min=1, help="Events of one claim.")]
 
 
@@ -114,10 +120,36 @@ def _publish(
     show(Console(), measure(Publish(events=events, rounds=rounds), postgres, directory))
 
 
+@run.command("publish-latency")
+def _publish_latency(
+    *,
+    rate: Rate = LATENCY.rate,
+    seconds: Long = LATENCY.seconds,
+    rounds: Rounds = LATENCY.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How long after its commit an event is in Kafka."""
+    scenario = PublishLatency(rate=rate, seconds=seconds, rounds=rounds)
+    show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("publish-idle")
+def _publish_idle(
+    *,
+    seconds: Long = IDLE.seconds,
+    rounds: Rounds = IDLE.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """What a publisher costs while nobody writes."""
+    show(Console(), measure(PublishIdle(seconds=seconds, rounds=rounds), postgres, directory))
+
+
 @run.command("all")
 def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
-    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH, PUBLISH]
+    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH, PUBLISH, LATENCY, IDLE]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]
     show(Console(), [result for one in found for result in one])
 
