@@ -15,6 +15,7 @@ from bench.explain_capture import CaptureSplit
 from bench.publish import Publish
 from bench.publish_idle import PublishIdle
 from bench.publish_latency import PublishLatency
+from bench.publish_split import PublishSplit
 from bench.queue_health import QueueHealth
 from bench.report import show
 from bench.results import Result
@@ -31,6 +32,7 @@ HEALTH: Final = QueueHealth()
 PUBLISH: Final = Publish()
 LATENCY: Final = PublishLatency()
 IDLE: Final = PublishIdle()
+PUBLISH_SPLIT: Final = PublishSplit()
 
 Programs = Annotated[
     Path | None,
@@ -120,6 +122,18 @@ def _publish(
     show(Console(), measure(Publish(events=events, rounds=rounds), postgres, directory))
 
 
+@run.command("publish-split")
+def _publish_split(
+    *,
+    events: Queued = PUBLISH_SPLIT.events,
+    rounds: Rounds = PUBLISH_SPLIT.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """Where a publisher's time goes."""
+    show(Console(), measure(PublishSplit(events=events, rounds=rounds), postgres, directory))
+
+
 @run.command("publish-latency")
 def _publish_latency(
     *,
@@ -149,7 +163,7 @@ def _publish_idle(
 @run.command("all")
 def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
-    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH, PUBLISH, LATENCY, IDLE]
+    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]
     show(Console(), [result for one in found for result in one])
 

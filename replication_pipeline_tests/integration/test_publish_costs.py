@@ -1,0 +1,128 @@
+"""What publishing costs, in what can be counted: round trips, WAL, dead rows. Never time.
+
+A bound is about a quarter above what was seen; a change that breaks one is to be wanted, or mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+import pytest
+
+from bench.round_trips import RoundTrips, counted
+from bench.users import insert
+from replication_pipeline import runtime
+from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.model import BatchResult, WindowTotals
+from replication_pipeline.embedded import EmbeddedKafka
+from replication_pipeline.engine.stopping import StopToken
+from replication_pipeline.postgres.outbox import PostgresOutbox
+from replication_pipeline_tests.conftest import LONGEST, Contour
+
+pytestmark = pytest.mark.integration
+
+EVENTS = 5000
+WARM_UP = 3  # events
+# Begin, look, shards, count, commit, and a claim that may find no more; each of the six statements of
+# a turn is prepared anew after an empty look, since psycopg forgets them at a rollback.
+OF_A_TURN = 6 + 6
+OF_AN_EMPTY_LOOK = 3 + 4  # begin, look, roll back; and whether anything is held, as the window ends
+
+
+@dataclass
+class Batches:
+    counts: list[int] = field(default_factory=list)
+
+    def batch(self, result: BatchResult, totals: WindowTotals) -> None:
+        self.counts.append(result.count)
+
+    def retrying(self, error: TransientError, attempt: int, pause: object) -> None:
+        pytest.fail(f"disturbed: {error}")
+
+
+@dataclass
+class Cost:
+    batches: list[int]
+    round_trips: RoundTrips
+    wal_bytes: int
+
+
+@contextmanager
+def warm_outbox(contour: Contour) -> Iterator[PostgresOutbox]:
+    """Its session is prepared, its statements are planned, and what is done now and then is not due."""
+    with runtime.open_outbox(contour.settings, "costs") as outbox:
+        for number in range(1, WARM_UP + 1):
+            contour.run(insert(-number, -number))
+            publish(contour, outbox)
+        outbox._next_heartbeat = outbox._next_look = outbox._next_due = float("inf")
+        outbox._low_water._next_refresh = float("inf")
+        yield outbox
+
+
+def publish(contour: Contour, outbox: PostgresOutbox) -> list[int]:
+    """The sizes of the batches."""
+    seen = Batches()
+    with runtime.open_producer(contour.settings) as producer:
+        totals = runtime.publish_window(
+            contour.settings,
+            outbox=outbox,
+            producer=producer,
+            stop=StopToken(),
+            length=LONGEST,
+            until="drained",
+            observer=seen,
+        )
+    assert totals.processed == sum(seen.counts)
+    return seen.counts
+
+
+def wal_bytes(session: psycopg.Connection) -> int:
+    """What this session has written so far."""
+    session.rollback()
+    session.execute("select pg_stat_force_next_flush()")
+    session.commit()
+    query = "select wal_bytes::bigint from pg_stat_get_backend_wal(pg_backend_pid())"
+    (written,) = session.execute(query).fetchone() or (0,)
+    session.commit()
+    return int(written)
+
+
+def cost_of_publishing(contour: Contour, outbox: PostgresOutbox) -> Cost:
+    session, _ = outbox._session.connection()
+    before = wal_bytes(session)
+    with counted(session) as trips:
+        batches = publish(contour, outbox)
+    return Cost(batches, trips, wal_bytes(session) - before)
+
+
+def test_a_backlog_costs_few_round_trips_and_little_wal(
+    users: list[Contour], kafka: EmbeddedKafka
+) -> None:
+    contour = users[0]
+    with warm_outbox(contour) as outbox:
+        contour.run(insert(1, EVENTS))
+        cost = cost_of_publishing(contour, outbox)
+    assert sum(cost.batches) == EVENTS
+    assert cost.round_trips.count <= OF_A_TURN + OF_AN_EMPTY_LOOK + 2 * len(cost.batches)
+    assert cost.round_trips.count / EVENTS * 1000 <= 6
+    assert cost.wal_bytes / EVENTS <= 640
+    contour.run("select pg_stat_force_next_flush()")
+    ((updated, dead),) = contour.run(
+        "select sum(n_tup_upd)::bigint, sum(n_dead_tup)::bigint from pg_stat_user_tables "
+        "where schemaname = 'replication' and relname like 'replication_queue%'"
+    )
+    assert updated == EVENTS + WARM_UP
+    assert dead <= EVENTS + WARM_UP
+
+
+def test_one_event_costs_few_round_trips(users: list[Contour], kafka: EmbeddedKafka) -> None:
+    contour = users[0]
+    with warm_outbox(contour) as outbox:
+        contour.run(insert(1, 1))
+        cost = cost_of_publishing(contour, outbox)
+    assert cost.batches == [1]
+    assert cost.round_trips.count <= OF_A_TURN + OF_AN_EMPTY_LOOK + 2
+    assert cost.wal_bytes <= 1600
