@@ -34,7 +34,7 @@ test: $(STAMP)  ## The whole suite on real servers
 test-unit: $(STAMP)  ## The tests that need no server
 	$(BIN)/pytest -m unit $(ARGS)
 
-bench: $(STAMP)  ## Measure, ten minutes (ARGS="capture --rounds 10" for one scenario; bench/README.md)
+bench: $(STAMP)  ## Measure, half an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
 	$(BIN)/python -m bench run $(or $(ARGS),all)
 
 check: $(STAMP)  ## Format, lint, types, layers

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from bench import layout, pgbench, plans, results
+from bench import layout, pgbench, plans, results, round_trips
+from bench.children import Child, cpu_seconds
 from bench.explain_capture import VALUES, insert_of
 from bench.measure import rotated
+from bench.publish_latency import latencies, pace, row_of
+from bench.publish_split import CLAIM, REST_OF_CLAIM, Meter
+from bench.publishers.base import Progress
 from bench.queue_health import Hour
 from bench.report import number, show, summarize
 from bench.results import Recorder, Result
@@ -203,3 +209,68 @@ def test_an_hour_is_seen_at_its_beginning_middle_and_end() -> None:
     samples = [(step / 100, float(step)) for step in range(1, 101)]
     assert Hour().at(samples) == {"begin": 3.0, "half": 50.0, "end": 97.5}
     assert Hour().at([(1.0, 7.0)]) == {"end": 7.0}
+
+
+def test_round_trips_are_read_from_a_protocol_trace() -> None:
+    trace = [
+        b'F\t10\tQuery\t "BEGIN"\n',
+        b"B\t5\tReadyForQuery\t T\n",
+        b'F\t30\tParse\t "" "select \\x0aF\t4\tSync" 0\n',
+        b"F\t4\tSync\n",
+        b"B\t5\tReadyForQuery\t T\n",
+    ]
+    assert round_trips.count(trace) == 2
+
+
+def test_a_late_write_does_not_shift_those_behind_it() -> None:
+    began: list[float] = []
+
+    def write(number: int) -> float:
+        began.append(time.monotonic())
+        if number == 11:
+            time.sleep(0.05)
+        return float(number)
+
+    paced = pace(write, 10, 10, rate=100)
+    assert paced.written == {number: float(number) for number in range(10, 20)}
+    assert paced.late[2] > 0.03
+    assert began[2] - began[1] >= 0.05
+
+
+def test_latencies_need_every_event() -> None:
+    assert row_of(b'{"id":42}') == 42
+    assert latencies({1: 10.0, 2: 11.0}, {1: 10.5, 2: 11.25, 3: 1.0}) == [500.0, 250.0]
+    with pytest.raises(RuntimeError, match="1 of 2 events"):
+        latencies({1: 10.0, 2: 11.0}, {1: 10.5})
+
+
+def test_a_run_is_over_when_all_have_published_enough_together() -> None:
+    progress, endless = Progress(10), Progress(None)
+    progress.add(6)
+    assert not progress.over.is_set()
+    progress.add(4)
+    endless.add(1_000_000)
+    assert progress.over.is_set()
+    assert not endless.over.is_set()
+
+
+def test_a_part_within_another_is_not_counted_twice() -> None:
+    meter, began = Meter(os.getpid()), time.perf_counter()
+    with meter.part(REST_OF_CLAIM):
+        time.sleep(0.01)
+        with meter.part(CLAIM):
+            time.sleep(0.05)
+    passed = time.perf_counter() - began
+    outer, inner = meter.parts[REST_OF_CLAIM], meter.parts[CLAIM]
+    assert inner.time >= 0.05
+    assert outer.time >= 0.01
+    assert outer.time + inner.time <= passed
+
+
+def test_processor_time_of_any_process_is_known() -> None:
+    assert cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.05)
+
+
+def test_a_child_that_fails_is_heard() -> None:
+    with Child(os.kill, 0) as child, pytest.raises(RuntimeError, match="a child failed"):
+        child.receive(60)
