@@ -67,7 +67,7 @@ class LowWater:
             self.floors[shard] = max(self.floors[shard], floor)
 
     def _settle(self, connection: psycopg.Connection) -> None:
-        connection.rollback()  # a transaction that has no number yet
+        connection.commit()  # a transaction that has no number yet
         if self._pending is not None:
             row = connection.execute(self.sql["lowest_running"]).fetchone()
             if row is not None and row[0] > self._pending[1]:

@@ -86,7 +86,7 @@ class PostgresOutbox:
                 return self._claim_rows(connection, limit)
             self._look_after(connection)
             if not self._anything_to_do(connection):
-                connection.rollback()
+                connection.commit()  # a rollback would make psycopg forget its prepared statements
                 return None
             self._lock_shards(connection)
             failpoint("shards_locked")
@@ -155,7 +155,7 @@ class PostgresOutbox:
         with self._translating("looking at held events"):
             connection = self._connection()
             row = connection.execute(SQL["anything_held"]).fetchone()
-            connection.rollback()
+            connection.commit()
             return bool(row and row[0])
 
     def abandon(self) -> None:

@@ -26,10 +26,9 @@ pytestmark = pytest.mark.integration
 
 EVENTS = 5000
 WARM_UP = 3  # events
-# Begin, look, shards, count, commit, and a claim that may find no more; each of the six statements of
-# a turn is prepared anew after an empty look, since psycopg forgets them at a rollback.
-OF_A_TURN = 6 + 6
-OF_AN_EMPTY_LOOK = 3 + 4  # begin, look, roll back; and whether anything is held, as the window ends
+# Begin, look, shards, count, commit, and a claim that may find no more.
+OF_A_TURN = 6
+OF_AN_EMPTY_LOOK = 3 + 3  # begin, look, commit; and whether anything is held, as the window ends
 
 
 @dataclass
