@@ -336,3 +336,69 @@ def test_read_only_sessions_write_nothing(contour: Contour) -> None:
         session.execute(WRITES[0])
     session.close()
     assert contour.queue() == []
+
+
+# Types whose forms need no setting pinned: a table of these has none to protect it.
+TIMES = (
+    "create table {name} (id int primary key, at timestamptz, local timestamp, day date, clock time, "
+    "zoned timetz, numbers int[], words text[])"
+)
+
+
+def test_times_need_no_pinned_setting(contour: Contour) -> None:
+    contour.run(f"{TIMES.format(name='times')}; {TIMES.format(name='moments')}")
+    setup(contour, "times")
+    contour.run("delete from replication_queue")
+    contour.run(
+        "insert into moments values "
+        "(1, '2026-02-03 04:05:06.10+05:30', '2026-02-03 04:05:06.000001', '2026-02-03', '04:05', "
+        " '04:05+05:30', '{1,null}', '{null,a}'), "
+        "(2, 'infinity', '-infinity', 'infinity', '24:00', '04:05-00:30', '[0:1]={1,2}', '{}'), "
+        "(3, '0044-03-15 12:00+00 BC', '0044-03-15 12:00 BC', '0044-03-15 BC', "
+        " null, null, null, null), "
+        "(4, '10000-01-01 00:00+00', '10000-01-01', '10000-01-01', null, null, null, null), "
+        "(5, '0001-01-01 00:00+00', '9999-12-31 23:59:59.999999', '0001-01-01', "
+        " null, null, null, null), "
+        "(6, '2026-07-01 00:00+00', '2026-07-01', '2026-07-01', null, null, null, null), "
+        "(7, null, null, null, null, null, null, null)"
+    )
+    pinned = contour.value(
+        "select array_to_string(proconfig, ' ') from pg_proc where proname = 'capture_' || "
+        "(select table_id from replication.replicated_tables where table_name = 'times')"
+    )
+    assert pinned == "search_path=pg_catalog, pg_temp"
+
+    seen = set()
+    for settings in (
+        "set timezone = 'UTC'",
+        "set datestyle = 'German'; set timezone = 'Asia/Kolkata'",
+        "set datestyle = 'SQL, DMY'; set timezone = 'America/New_York'",
+        "set datestyle = 'Postgres, MDY'; set timezone = 'UTC5'",  # a zone that calls itself UTC
+        "set timezone = '<Z>7'; set intervalstyle = 'iso_8601'; set array_nulls = off",
+        "set timezone = '<+00>-3'; set extra_float_digits = -15",
+    ):
+        with psycopg.connect(contour.dsn, autocommit=True) as session:
+            for setting in settings.split("; "):
+                session.execute(setting)
+            session.execute("insert into times select * from moments")
+            session.execute("update times set id = id + 10")
+            session.execute("delete from times")
+        seen.add(
+            tuple(
+                contour.run(
+                    "select operation, record_key, payload::text from replication_queue order by id"
+                )
+            )
+        )
+        contour.run("delete from replication_queue")
+    assert len(seen) == 1
+    texts = {key: text for operation, key, text in seen.pop() if operation == "INSERT"}
+    assert texts['{"id":1}'] == (
+        '{"id":1,"at":"2026-02-02T22:35:06.1Z","local":"2026-02-03T04:05:06.000001",'
+        '"day":"2026-02-03","clock":"04:05:00","zoned":"04:05:00+05:30","numbers":[1,null],'
+        '"words":[null,"a"]}'
+    )
+    assert '"infinity","local":"-infinity","day":"infinity"' in texts['{"id":2}']
+    assert '"0044-03-15 12:00:00+00 BC","local":"0044-03-15 12:00:00 BC"' in texts['{"id":3}']
+    assert '"10000-01-01 00:00:00+00","local":"10000-01-01 00:00:00"' in texts['{"id":4}']
+    assert '"0001-01-01T00:00:00Z","local":"9999-12-31T23:59:59.999999"' in texts['{"id":5}']

@@ -15,10 +15,12 @@
 -- The clock as an SQL expression in µs, every name with its schema: it runs with the search_path of
 -- whoever writes. Double precision holds microseconds exactly until 2255 and
 -- is several times faster than numeric.
-create or replace function replication.clock_expression(clock_offset interval)
+drop function if exists replication.clock_expression(interval);
+create or replace function replication.clock_expression(
+  clock_offset interval, source text default 'clock_timestamp')
 returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select '(pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)'
-         '::pg_catalog.int8'
+  select format('(pg_catalog.date_part(''epoch'', pg_catalog.%I()) operator(pg_catalog.*) 1000000)'
+                '::pg_catalog.int8', source)
          || case when clock_offset = '0' then ''
                  else format(' operator(pg_catalog.+) %s', (extract(epoch from clock_offset) * 1000000)::bigint) end
 $$;
@@ -39,6 +41,11 @@ begin
   -- Clock of this contour in µs.
   execute format('create or replace function replication.clock() returns bigint language sql volatile '
                  'parallel safe as $body$ select %s $body$', clock);
+  -- Versions made by the running statement are not lower; a second is for a clock that is set back.
+  execute format('create or replace function replication.earliest_version() returns bigint language sql '
+                 'volatile parallel safe as $body$ select (%s operator(pg_catalog.-) 1000000) '
+                 'operator(pg_catalog.<<) 10 $body$',
+                 replication.clock_expression(clock_offset, 'statement_timestamp'));
 
   -- BEFORE UPDATE, of every replicated table. Runs as the writing role, which needs no right for it:
   -- nothing but pg_catalog is called. The name of the trigger sorts last, so that it sees the row as

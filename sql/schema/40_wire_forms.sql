@@ -12,6 +12,18 @@ returns oid language sql stable set search_path = pg_catalog, pg_temp as $$
   select oid from chain where typtype <> 'd'
 $$;
 
+-- The rare times that JSON's form does not cover: infinite ones, BC, and years of five digits.
+create or replace function replication.uncommon_time(value timestamptz)
+returns text language sql stable
+set search_path = pg_catalog, pg_temp set "DateStyle" = 'ISO, YMD' set "TimeZone" = 'UTC' as $$
+  select value::text
+$$;
+create or replace function replication.uncommon_time(value timestamp)
+returns text language sql stable
+set search_path = pg_catalog, pg_temp set "DateStyle" = 'ISO, YMD' as $$
+  select value::text
+$$;
+
 -- SQL that turns one column into its wire form: a JSON scalar where that is lossless, an array for
 -- plain one-dimensional arrays, and PostgreSQL's text in a string for all else.
 create or replace function replication.wire_expression(reference text, type_id oid)
@@ -25,19 +37,22 @@ declare
   as_text constant text := case when base < 16384 then reference || '::text'
     else format('case when num_nulls(%1$s) = 0 then format(''%%s'', %1$s) end', reference) end;
 begin
+  -- JSON writes dates and times in ISO form whatever DateStyle says, so that it need not be pinned.
   if base in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
-              'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype) then
+              'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype, 'date'::regtype) then
     return reference;
   elsif base in ('float4'::regtype, 'float8'::regtype) then  -- JSON numbers have no negative zero
     return format('case when %1$s = 0 and %1$s::text = ''-0'' then to_json(''-0''::text) else to_json(%1$s) end',
                   reference);
-  elsif base = 'timestamptz'::regtype then  -- UTC by the pinned TimeZone
-    return format('case when %1$s >= ''0001-01-01Z''::timestamptz and %1$s < ''10000-01-01Z''::timestamptz '
-                  'then replace(replace(%1$s::text, '' '', ''T''), ''+00'', ''Z'') else %1$s::text end',
-                  reference);
+  elsif base = 'timestamptz'::regtype then  -- an offset by number: a zone's name may be the session's own
+    return format('case when %1$s >= ''0001-01-01 00:00:00+00''::timestamptz '
+                  'and %1$s < ''10000-01-01 00:00:00+00''::timestamptz '
+                  'then (to_jsonb(%1$s at time zone interval ''0'') #>> ''{}'') || ''Z'' '
+                  'when %1$s is not null then replication.uncommon_time(%1$s) end', reference);
   elsif base = 'timestamp'::regtype then
-    return format('case when %1$s >= ''0001-01-01''::timestamp and %1$s < ''10000-01-01''::timestamp '
-                  'then replace(%1$s::text, '' '', ''T'') else %1$s::text end', reference);
+    return format('case when %1$s >= ''0001-01-01 00:00:00''::timestamp '
+                  'and %1$s < ''10000-01-01 00:00:00''::timestamp then to_json(%1$s) '
+                  'when %1$s is not null then to_json(replication.uncommon_time(%1$s)) end', reference);
   elsif base = 'bytea'::regtype then
     return format('translate(encode(%s, ''base64''), E''\n'', '''')', reference);
   elsif element in ('json'::regtype, 'jsonb'::regtype) or element_kind in ('c', 'd') then

@@ -96,12 +96,15 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Whether the common way will do for the changes at hand, as SQL.
---   * No row is so large that its image may not fit into 1 GB.
 --   * INSERT: all versions come from the column's default, and are above every tombstone; the
 --     transaction sees the newest tombstones.
 --   * UPDATE: the old and the new keys are the same, and every new version is above every old one. So
 --     each row did change, once, and no key has a version from another row.
+--   * No row is so large that its image may not fit into 1 GB.
 --   * No trigger has written to the table within the statement, see `nested`.
+--
+-- Of tombstones only those above the lowest version are looked for: the index has none of them but in
+-- the rare case. Sorted, because a mere EXISTS may be planned as a scan of the table.
 create or replace function replication.guard_expression(t replication.replicated_tables, operation text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select concat_ws(' and ',
@@ -110,12 +113,13 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
     case operation
       when 'INSERT' then format(
         'current_setting(''transaction_isolation'') = ''read committed'' '
-        'and not exists (select from new_rows n where (n.replication_version & 1023 = %1$s '
-        'and n.replication_version > greatest(earliest, (select max(s.version) '
-        'from replication.replication_tombstones s where s.table_name = %2$L)) '
-        'and n.replication_version >> 10 <= clock) is not true%3$s)',
+        'and (select __l.__lowest > replication.earliest_version() and (select s.version '
+        'from replication.replication_tombstones s where s.table_name = %2$L and s.version >= __l.__lowest '
+        'order by s.version desc limit 1) is null from (select min(case when n.replication_version & 1023 = %1$s '
+        'and n.replication_version >> 10 <= replication.clock()%3$s then n.replication_version else 0 end) '
+        'as __lowest from new_rows n) __l)',
         (select id from replication.contour), t.table_name,
-        ' or ' || replication.size_expression(t, 'n') || ' > 262144')
+        ' and ' || replication.size_expression(t, 'n') || ' <= 262144')
       when 'UPDATE IN PLACE' then format(
         '%3$s and %4$s and (select (bit_xor(%1$s), min(n.replication_version) > '
         '(select max(o.replication_version) from old_rows o)) from new_rows n) '
@@ -190,12 +194,22 @@ create or replace function replication.capture_statement(
   earliest text default '$3', guarded boolean default false)
 returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  image constant text := replication.image_expression(t, 'n', largest);
-  old_image constant text := case when t.full_before then replication.image_expression(t, 'o', largest)
-                                  else 'null::json' end;
+  -- On the common ways a row's image is joined to it: a subquery in its place would be a plan of its own.
+  in_line constant boolean := guarded and operation in ('INSERT', 'UPDATE IN PLACE');
+  join_images constant text := case when in_line then
+    format(' cross join lateral (select %s) __image', replication.projection(t, 'n'))
+    || case when t.full_before and operation = 'UPDATE IN PLACE' then
+         format(' cross join lateral (select %s) __old_image', replication.projection(t, 'o')) else '' end
+    else '' end;
+  image constant text := case when in_line then 'row_to_json(__image.*)'
+                              else replication.image_expression(t, 'n', largest) end;
+  old_image constant text := case when not t.full_before then 'null::json'
+                                  when in_line then 'row_to_json(__old_image.*)'
+                                  else replication.image_expression(t, 'o', largest) end;
   new_rows text := format(
-    'select %s as __key, n.replication_version as __version, %s as __payload, %s from new_rows n',
-    replication.key_expression(t, 'n'), image, replication.key_list(t, 'n.%2$I as __k%1$s', ', '));
+    'select %s as __key, n.replication_version as __version, %s as __payload, %s from new_rows n%s',
+    replication.key_expression(t, 'n'), image, replication.key_list(t, 'n.%2$I as __k%1$s', ', '),
+    join_images);
   old_rows text := format(
     'select %s as __key, o.replication_version as __version, %s as __before, %s from %s o',
     replication.key_expression(t, 'o'), old_image, replication.key_list(t, 'o.%2$I as __k%1$s', ', '),
@@ -232,8 +246,9 @@ begin
     when 'UPDATE IN PLACE' then format(
       'select %s as __key, %s as __payload, %s as __before, n.replication_version as __version, '
       '       o.replication_version as __base, ''UPDATE'' as __operation '
-      '  from new_rows n full join old_rows o on %s',  -- no nested loop, whatever the cached plan thinks
-      replication.key_expression(t, 'n'), image, old_image, replication.key_match(t, 'n.%2$I', 'o.%2$I'))
+      '  from new_rows n full join old_rows o on %s%s',  -- no nested loop, whatever the cached plan thinks
+      replication.key_expression(t, 'n'), image, old_image, replication.key_match(t, 'n.%2$I', 'o.%2$I'),
+      join_images)
     when 'UPDATE' then format(
       'select coalesce(__n.__key, __o.__key) as __key, __n.__payload, __o.__before, '
       '       case when __n.__key is null then replication.next_version(__o.__version) '

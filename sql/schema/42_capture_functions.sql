@@ -82,21 +82,21 @@ create or replace function replication.text_settings(t replication.replicated_ta
 returns table (setting text, value text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   with kinds as (
-    select case when y.typtype = 'e' or y.oid in
-                     ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
-                      'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype, 'numeric'::regtype,
-                      'json'::regtype, 'jsonb'::regtype, 'bytea'::regtype, 'inet'::regtype,
-                      'cidr'::regtype) then 'plain'
-                when y.oid in ('float4'::regtype, 'float8'::regtype) then 'float'
-                when y.oid in ('date'::regtype, 'timestamp'::regtype) then 'date'
-                when y.oid = 'timestamptz'::regtype then 'zoned'
+    select case when y.typtype = 'e' or y.oid in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+                     or coalesce(e.oid, y.oid)
+                     in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
+                         'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype, 'numeric'::regtype,
+                         'json'::regtype, 'jsonb'::regtype, 'inet'::regtype, 'cidr'::regtype,
+                         'time'::regtype, 'timetz'::regtype)
+                     or y.oid = 'bytea'::regtype then 'plain'
+                when coalesce(e.oid, y.oid) in ('float4'::regtype, 'float8'::regtype) then 'float'
                 else 'other' end as kind
       from replication.data_columns(t) c
       join pg_type y on y.oid = replication.base_type(c.type_id)
+      left join pg_type e on e.oid = y.typelem and y.typsubscript = 'array_subscript_handler'::regproc
   )
   select s.setting, s.value
-    from (values ('DateStyle', 'ISO, YMD', '{date,zoned,other}'::text[]),
-                 ('TimeZone', 'UTC', '{zoned,other}'),
+    from (values ('DateStyle', 'ISO, YMD', '{other}'::text[]), ('TimeZone', 'UTC', '{other}'),
                  ('extra_float_digits', '1', '{float,other}'),
                  ('IntervalStyle', 'postgres', '{other}'), ('bytea_output', 'hex', '{other}'),
                  ('lc_monetary', 'C', '{other}'), ('array_nulls', 'on', '{other}'),
@@ -131,6 +131,8 @@ declare
   function_name constant text := format('replication.%I', 'capture_' || of_table);
   t replication.replicated_tables;
   c constant replication.contour := (select c from replication.contour c);
+  event_origin constant text :=
+    '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3);
 begin
   -- Two sessions that replace a function at once fail; the second one must see what the first has done.
   perform pg_advisory_xact_lock(hashtext('replication.capture'), of_table);
@@ -152,14 +154,11 @@ as %3$L $sql$,
     format($sql$
 #variable_conflict use_variable
 declare
-  clock constant bigint := replication.clock();
   -- Event ids are UUIDs of version 8: time in 16 µs, contour, incarnation, queue id. After a restore the
   -- ids come again, the time does not.
-  seed constant text := to_hex(clock >> 4) || %3$L;
-  txid constant bigint := pg_current_xact_id()::text::bigint;
-  -- Versions of this statement are not lower; a second is for a clock that is set back.
-  earliest constant bigint := (clock - 1000000
-    - (date_part('epoch', clock_timestamp() - statement_timestamp()) * 1000000)::bigint) << 10;
+  seed text;
+  txid bigint;
+  earliest bigint;
   salt bigint;
   shape text;
   compiled boolean;   -- whether the statements below know the table as it is
@@ -192,13 +191,22 @@ begin
     return null;
   end if;
   compiled := coalesce(shape = %2$L, false);
+  txid := pg_current_xact_id()::text::bigint;
   if compiled then  -- the common way: one statement, which queues nothing if it will not do
     if tg_op = 'INSERT' then
 %6$s;
+      if found then
+        return null;
+      end if;
     elsif tg_op = 'UPDATE' then
+      seed := to_hex(replication.clock() >> 4) || %3$L;
       salt := hashtextextended(seed, %4$s);
 %7$s;
+      if found then
+        return null;
+      end if;
     else
+      seed := to_hex(replication.clock() >> 4) || %3$L;
 %8$s;
       get diagnostics queued = row_count;
 %15$s
@@ -206,11 +214,10 @@ begin
         return null;
       end if;
     end if;
-    if found and tg_op <> 'DELETE' then
-      return null;
-    end if;
   end if;
 
+  seed := to_hex(replication.clock() >> 4) || %3$L;
+  earliest := replication.earliest_version();
   careful := current_setting('transaction_isolation') <> 'read committed';
   replication_role := current_setting('session_replication_role');
   if careful and tg_op <> 'DELETE' then
@@ -262,9 +269,11 @@ begin
   return null;
 end $sql$,
     t.relation::oid, replication.table_fingerprint(t.relation),
-    '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3),
+    event_origin,
     hashtextextended(c.incarnation::text, 0), t.table_id,
-    replication.capture_statement(t, 'INSERT', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
+    -- The guard leaves only versions of this very statement, and they hold the time.
+    replication.capture_statement(t, 'INSERT', false, null, 'old_rows',
+      format('to_hex(__version >> 14) || %L', event_origin), 'txid', 'earliest', true),
     replication.capture_statement(t, 'UPDATE IN PLACE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.capture_statement(t, 'DELETE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.small_expression(t, 'n'), replication.small_expression(t, 'o'),
