@@ -445,11 +445,16 @@ CREATE FUNCTION replication.guard_expression(t replication.replicated_tables, op
         (select id from replication.contour), t.table_name,
         ' or ' || replication.size_expression(t, 'n') || ' > 262144')
       when 'UPDATE IN PLACE' then format(
-        '%3$s and %4$s and (select (bit_xor(%1$s), min(n.replication_version) > '
-        '(select max(o.replication_version) from old_rows o)) from new_rows n) '
-        '= (select (bit_xor(%2$s), true) from old_rows o)',
+        '(select __n.__keys = __o.__keys and __n.__lowest > __o.__highest '
+        'from (select bit_xor(%1$s) as __keys, min(%3$s) as __lowest from new_rows n) __n, '
+        '(select bit_xor(%2$s) as __keys, max(%4$s) as __highest from old_rows o) __o)',
         replication.key_hash(t, 'n'), replication.key_hash(t, 'o'),
-        replication.small_expression(t, 'n'), replication.small_expression(t, 'o'))
+        coalesce('case when ' || replication.size_expression(t, 'n')
+                 || ' <= 262144 then n.replication_version else -9223372036854775807 end',
+                 'n.replication_version'),
+        coalesce('case when ' || case when t.full_before then replication.size_expression(t, 'o') end
+                 || ' <= 262144 then o.replication_version else 9223372036854775807 end',
+                 'o.replication_version'))
       when 'DELETE' then replication.small_expression(t, 'o') end)
 $_$;
 ALTER FUNCTION replication.guard_expression(t replication.replicated_tables, operation text) OWNER TO postgres;
