@@ -44,12 +44,22 @@ CREATE FUNCTION replication.capture_statement(t replication.replicated_tables, o
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-  image constant text := replication.image_expression(t, 'n', largest);
-  old_image constant text := case when t.full_before then replication.image_expression(t, 'o', largest)
-                                  else 'null::json' end;
+  -- On the common ways a row's image is joined to it: a subquery in its place would be a plan of its own.
+  in_line constant boolean := guarded and operation in ('INSERT', 'UPDATE IN PLACE');
+  join_images constant text := case when in_line then
+    format(' cross join lateral (select %s) __image', replication.projection(t, 'n'))
+    || case when t.full_before and operation = 'UPDATE IN PLACE' then
+         format(' cross join lateral (select %s) __old_image', replication.projection(t, 'o')) else '' end
+    else '' end;
+  image constant text := case when in_line then 'row_to_json(__image.*)'
+                              else replication.image_expression(t, 'n', largest) end;
+  old_image constant text := case when not t.full_before then 'null::json'
+                                  when in_line then 'row_to_json(__old_image.*)'
+                                  else replication.image_expression(t, 'o', largest) end;
   new_rows text := format(
-    'select %s as __key, n.replication_version as __version, %s as __payload, %s from new_rows n',
-    replication.key_expression(t, 'n'), image, replication.key_list(t, 'n.%2$I as __k%1$s', ', '));
+    'select %s as __key, n.replication_version as __version, %s as __payload, %s from new_rows n%s',
+    replication.key_expression(t, 'n'), image, replication.key_list(t, 'n.%2$I as __k%1$s', ', '),
+    join_images);
   old_rows text := format(
     'select %s as __key, o.replication_version as __version, %s as __before, %s from %s o',
     replication.key_expression(t, 'o'), old_image, replication.key_list(t, 'o.%2$I as __k%1$s', ', '),
@@ -86,8 +96,9 @@ begin
     when 'UPDATE IN PLACE' then format(
       'select %s as __key, %s as __payload, %s as __before, n.replication_version as __version, '
       '       o.replication_version as __base, ''UPDATE'' as __operation '
-      '  from new_rows n full join old_rows o on %s',  -- no nested loop, whatever the cached plan thinks
-      replication.key_expression(t, 'n'), image, old_image, replication.key_match(t, 'n.%2$I', 'o.%2$I'))
+      '  from new_rows n full join old_rows o on %s%s',  -- no nested loop, whatever the cached plan thinks
+      replication.key_expression(t, 'n'), image, old_image, replication.key_match(t, 'n.%2$I', 'o.%2$I'),
+      join_images)
     when 'UPDATE' then format(
       'select coalesce(__n.__key, __o.__key) as __key, __n.__payload, __o.__before, '
       '       case when __n.__key is null then replication.next_version(__o.__version) '
@@ -203,16 +214,16 @@ CREATE FUNCTION replication.clock() RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8 $$;
 ALTER FUNCTION replication.clock() OWNER TO postgres;
-CREATE FUNCTION replication.clock_expression(clock_offset interval) RETURNS text
+CREATE FUNCTION replication.clock_expression(clock_offset interval, source text DEFAULT 'clock_timestamp'::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-  select '(pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)'
-         '::pg_catalog.int8'
+  select format('(pg_catalog.date_part(''epoch'', pg_catalog.%I()) operator(pg_catalog.*) 1000000)'
+                '::pg_catalog.int8', source)
          || case when clock_offset = '0' then ''
                  else format(' operator(pg_catalog.+) %s', (extract(epoch from clock_offset) * 1000000)::bigint) end
 $$;
-ALTER FUNCTION replication.clock_expression(clock_offset interval) OWNER TO postgres;
+ALTER FUNCTION replication.clock_expression(clock_offset interval, source text) OWNER TO postgres;
 CREATE FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -272,6 +283,10 @@ begin
   end if;
 end $$;
 ALTER FUNCTION replication.drop_triggers(part regclass) OWNER TO postgres;
+CREATE FUNCTION replication.earliest_version() RETURNS bigint
+    LANGUAGE sql PARALLEL SAFE
+    AS $$ select ((pg_catalog.date_part('epoch', pg_catalog.statement_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8 operator(pg_catalog.-) 1000000) operator(pg_catalog.<<) 10 $$;
+ALTER FUNCTION replication.earliest_version() OWNER TO postgres;
 CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
@@ -438,12 +453,13 @@ CREATE FUNCTION replication.guard_expression(t replication.replicated_tables, op
     case operation
       when 'INSERT' then format(
         'current_setting(''transaction_isolation'') = ''read committed'' '
-        'and not exists (select from new_rows n where (n.replication_version & 1023 = %1$s '
-        'and n.replication_version > greatest(earliest, (select max(s.version) '
-        'from replication.replication_tombstones s where s.table_name = %2$L)) '
-        'and n.replication_version >> 10 <= clock) is not true%3$s)',
+        'and (select __l.__lowest > replication.earliest_version() and (select s.version '
+        'from replication.replication_tombstones s where s.table_name = %2$L and s.version >= __l.__lowest '
+        'order by s.version desc limit 1) is null from (select min(case when n.replication_version & 1023 = %1$s '
+        'and n.replication_version >> 10 <= replication.clock()%3$s then n.replication_version else 0 end) '
+        'as __lowest from new_rows n) __l)',
         (select id from replication.contour), t.table_name,
-        ' or ' || replication.size_expression(t, 'n') || ' > 262144')
+        ' and ' || replication.size_expression(t, 'n') || ' <= 262144')
       when 'UPDATE IN PLACE' then format(
         '(select __n.__keys = __o.__keys and __n.__lowest > __o.__highest '
         'from (select bit_xor(%1$s) as __keys, min(%3$s) as __lowest from new_rows n) __n, '
@@ -484,6 +500,11 @@ begin
   -- Clock of this contour in µs.
   execute format('create or replace function replication.clock() returns bigint language sql volatile '
                  'parallel safe as $body$ select %s $body$', clock);
+  -- Versions made by the running statement are not lower; a second is for a clock that is set back.
+  execute format('create or replace function replication.earliest_version() returns bigint language sql '
+                 'volatile parallel safe as $body$ select (%s operator(pg_catalog.-) 1000000) '
+                 'operator(pg_catalog.<<) 10 $body$',
+                 replication.clock_expression(clock_offset, 'statement_timestamp'));
   -- BEFORE UPDATE, of every replicated table. Runs as the writing role, which needs no right for it:
   -- nothing but pg_catalog is called. The name of the trigger sorts last, so that it sees the row as
   -- it will be stored.
@@ -710,6 +731,8 @@ declare
   function_name constant text := format('replication.%I', 'capture_' || of_table);
   t replication.replicated_tables;
   c constant replication.contour := (select c from replication.contour c);
+  event_origin constant text :=
+    '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3);
 begin
   -- Two sessions that replace a function at once fail; the second one must see what the first has done.
   perform pg_advisory_xact_lock(hashtext('replication.capture'), of_table);
@@ -731,14 +754,11 @@ as %3$L $sql$,
     format($sql$
 #variable_conflict use_variable
 declare
-  clock constant bigint := replication.clock();
   -- Event ids are UUIDs of version 8: time in 16 µs, contour, incarnation, queue id. After a restore the
   -- ids come again, the time does not.
-  seed constant text := to_hex(clock >> 4) || %3$L;
-  txid constant bigint := pg_current_xact_id()::text::bigint;
-  -- Versions of this statement are not lower; a second is for a clock that is set back.
-  earliest constant bigint := (clock - 1000000
-    - (date_part('epoch', clock_timestamp() - statement_timestamp()) * 1000000)::bigint) << 10;
+  seed text;
+  txid bigint;
+  earliest bigint;
   salt bigint;
   shape text;
   compiled boolean;   -- whether the statements below know the table as it is
@@ -771,13 +791,22 @@ begin
     return null;
   end if;
   compiled := coalesce(shape = %2$L, false);
+  txid := pg_current_xact_id()::text::bigint;
   if compiled then  -- the common way: one statement, which queues nothing if it will not do
     if tg_op = 'INSERT' then
 %6$s;
+      if found then
+        return null;
+      end if;
     elsif tg_op = 'UPDATE' then
+      seed := to_hex(replication.clock() >> 4) || %3$L;
       salt := hashtextextended(seed, %4$s);
 %7$s;
+      if found then
+        return null;
+      end if;
     else
+      seed := to_hex(replication.clock() >> 4) || %3$L;
 %8$s;
       get diagnostics queued = row_count;
 %15$s
@@ -785,10 +814,9 @@ begin
         return null;
       end if;
     end if;
-    if found and tg_op <> 'DELETE' then
-      return null;
-    end if;
   end if;
+  seed := to_hex(replication.clock() >> 4) || %3$L;
+  earliest := replication.earliest_version();
   careful := current_setting('transaction_isolation') <> 'read committed';
   replication_role := current_setting('session_replication_role');
   if careful and tg_op <> 'DELETE' then
@@ -840,9 +868,11 @@ begin
   return null;
 end $sql$,
     t.relation::oid, replication.table_fingerprint(t.relation),
-    '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3),
+    event_origin,
     hashtextextended(c.incarnation::text, 0), t.table_id,
-    replication.capture_statement(t, 'INSERT', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
+    -- The guard leaves only versions of this very statement, and they hold the time.
+    replication.capture_statement(t, 'INSERT', false, null, 'old_rows',
+      format('to_hex(__version >> 14) || %L', event_origin), 'txid', 'earliest', true),
     replication.capture_statement(t, 'UPDATE IN PLACE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.capture_statement(t, 'DELETE', false, null, 'old_rows', 'seed', 'txid', 'earliest', true),
     replication.small_expression(t, 'n'), replication.small_expression(t, 'o'),
@@ -1339,21 +1369,21 @@ CREATE FUNCTION replication.text_settings(t replication.replicated_tables) RETUR
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
   with kinds as (
-    select case when y.typtype = 'e' or y.oid in
-                     ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
-                      'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype, 'numeric'::regtype,
-                      'json'::regtype, 'jsonb'::regtype, 'bytea'::regtype, 'inet'::regtype,
-                      'cidr'::regtype) then 'plain'
-                when y.oid in ('float4'::regtype, 'float8'::regtype) then 'float'
-                when y.oid in ('date'::regtype, 'timestamp'::regtype) then 'date'
-                when y.oid = 'timestamptz'::regtype then 'zoned'
+    select case when y.typtype = 'e' or y.oid in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+                     or coalesce(e.oid, y.oid)
+                     in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
+                         'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype, 'numeric'::regtype,
+                         'json'::regtype, 'jsonb'::regtype, 'inet'::regtype, 'cidr'::regtype,
+                         'time'::regtype, 'timetz'::regtype)
+                     or y.oid = 'bytea'::regtype then 'plain'
+                when coalesce(e.oid, y.oid) in ('float4'::regtype, 'float8'::regtype) then 'float'
                 else 'other' end as kind
       from replication.data_columns(t) c
       join pg_type y on y.oid = replication.base_type(c.type_id)
+      left join pg_type e on e.oid = y.typelem and y.typsubscript = 'array_subscript_handler'::regproc
   )
   select s.setting, s.value
-    from (values ('DateStyle', 'ISO, YMD', '{date,zoned,other}'::text[]),
-                 ('TimeZone', 'UTC', '{zoned,other}'),
+    from (values ('DateStyle', 'ISO, YMD', '{other}'::text[]), ('TimeZone', 'UTC', '{other}'),
                  ('extra_float_digits', '1', '{float,other}'),
                  ('IntervalStyle', 'postgres', '{other}'), ('bytea_output', 'hex', '{other}'),
                  ('lc_monetary', 'C', '{other}'), ('array_nulls', 'on', '{other}'),
@@ -1368,6 +1398,23 @@ CREATE FUNCTION replication.tombstone_key(record_key text) RETURNS text
   select case when octet_length(record_key) <= 1000 then record_key else 'md5:' || md5(record_key) end
 $$;
 ALTER FUNCTION replication.tombstone_key(record_key text) OWNER TO postgres;
+CREATE FUNCTION replication.uncommon_time(value timestamp without time zone) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD'
+    AS $$
+  select value::text
+$$;
+ALTER FUNCTION replication.uncommon_time(value timestamp without time zone) OWNER TO postgres;
+CREATE FUNCTION replication.uncommon_time(value timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+  select value::text
+$$;
+ALTER FUNCTION replication.uncommon_time(value timestamp with time zone) OWNER TO postgres;
 CREATE FUNCTION replication.wire_expression(reference text, type_id oid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1381,19 +1428,22 @@ declare
   as_text constant text := case when base < 16384 then reference || '::text'
     else format('case when num_nulls(%1$s) = 0 then format(''%%s'', %1$s) end', reference) end;
 begin
+  -- JSON writes dates and times in ISO form whatever DateStyle says, so that it need not be pinned.
   if base in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'bool'::regtype, 'text'::regtype,
-              'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype) then
+              'varchar'::regtype, 'bpchar'::regtype, 'uuid'::regtype, 'date'::regtype) then
     return reference;
   elsif base in ('float4'::regtype, 'float8'::regtype) then  -- JSON numbers have no negative zero
     return format('case when %1$s = 0 and %1$s::text = ''-0'' then to_json(''-0''::text) else to_json(%1$s) end',
                   reference);
-  elsif base = 'timestamptz'::regtype then  -- UTC by the pinned TimeZone
-    return format('case when %1$s >= ''0001-01-01Z''::timestamptz and %1$s < ''10000-01-01Z''::timestamptz '
-                  'then replace(replace(%1$s::text, '' '', ''T''), ''+00'', ''Z'') else %1$s::text end',
-                  reference);
+  elsif base = 'timestamptz'::regtype then  -- an offset by number: a zone's name may be the session's own
+    return format('case when %1$s >= ''0001-01-01 00:00:00+00''::timestamptz '
+                  'and %1$s < ''10000-01-01 00:00:00+00''::timestamptz '
+                  'then (to_jsonb(%1$s at time zone interval ''0'') #>> ''{}'') || ''Z'' '
+                  'when %1$s is not null then replication.uncommon_time(%1$s) end', reference);
   elsif base = 'timestamp'::regtype then
-    return format('case when %1$s >= ''0001-01-01''::timestamp and %1$s < ''10000-01-01''::timestamp '
-                  'then replace(%1$s::text, '' '', ''T'') else %1$s::text end', reference);
+    return format('case when %1$s >= ''0001-01-01 00:00:00''::timestamp '
+                  'and %1$s < ''10000-01-01 00:00:00''::timestamp then to_json(%1$s) '
+                  'when %1$s is not null then to_json(replication.uncommon_time(%1$s)) end', reference);
   elsif base = 'bytea'::regtype then
     return format('translate(encode(%s, ''base64''), E''\n'', '''')', reference);
   elsif element in ('json'::regtype, 'jsonb'::regtype) or element_kind in ('c', 'd') then
@@ -1858,8 +1908,8 @@ GRANT ALL ON FUNCTION replication.capture_statement(t replication.replicated_tab
 REVOKE ALL ON FUNCTION replication.capture_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.clock() TO replication_owner;
-REVOKE ALL ON FUNCTION replication.clock_expression(clock_offset interval) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.clock_expression(clock_offset interval) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.clock_expression(clock_offset interval, source text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.clock_expression(clock_offset interval, source text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.current_table(of_table integer) FROM PUBLIC;
@@ -1868,6 +1918,8 @@ REVOKE ALL ON FUNCTION replication.data_columns(t replication.replicated_tables)
 GRANT ALL ON FUNCTION replication.data_columns(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.drop_triggers(part regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.drop_triggers(part regclass) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.earliest_version() FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.earliest_version() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_owner;
 GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_publisher;
@@ -1949,6 +2001,10 @@ GRANT ALL ON FUNCTION replication.text_settings(t replication.replicated_tables)
 REVOKE ALL ON FUNCTION replication.tombstone_key(record_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_owner;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;
