@@ -1,7 +1,8 @@
 """A window: cycles repeated until time is over, the queue is drained, or someone asks to stop.
 
-Draining goes on without pause while there is work. When idle, pauses double from ``FIRST_PAUSE`` up
-to ``poll_interval``, and fall back to the first at the next event. Transient errors are retried for
+Draining goes on without pause while there is work. After the last event pauses stay at ``FIRST_PAUSE``
+for ``EAGER_LOOKS``, as more is likely to come; then they double up to ``poll_interval``, and fall back
+to the first at the next event. Transient errors are retried for
 as long as the window lasts, with growing pauses; fatal ones end it. The stop flag is looked at
 between cycles only, so no batch is ever torn.
 """
@@ -27,6 +28,7 @@ from replication_pipeline.domain.model import BatchResult, Role, WindowEnd, Wind
 from replication_pipeline.engine.stopping import StopToken
 
 FIRST_PAUSE: Final = timedelta(milliseconds=2)
+EAGER_LOOKS: Final = 25
 LONGEST_RETRY_PAUSE: Final = timedelta(seconds=5)
 Until = Literal["time", "drained", "one_cycle"]
 
@@ -71,7 +73,7 @@ class Window:
         started = time.monotonic()
         deadline = started + self.length.total_seconds() if self.length is not None else None
         retrying = self._retrying(totals, deadline)
-        pause = FIRST_PAUSE
+        pause, looks = min(FIRST_PAUSE, self.poll_interval), 0
         while totals.end is None:
             try:
                 results = retrying(self.cycle)
@@ -85,11 +87,13 @@ class Window:
                 if result.count:
                     self.observer.batch(result, totals)
             if results:
-                pause = FIRST_PAUSE
+                pause, looks = min(FIRST_PAUSE, self.poll_interval), 0
             totals.end = self._end(idle=not results, deadline=deadline)
             if totals.end is None and not results:
                 self.stop.wait(_bounded(pause, deadline))
-                pause = min(pause * 2, self.poll_interval)
+                looks += 1
+                if looks > EAGER_LOOKS:
+                    pause = min(pause * 2, self.poll_interval)
         totals.elapsed = timedelta(seconds=time.monotonic() - started)
         return totals
 

@@ -22,7 +22,7 @@ from replication_pipeline.domain.model import (
 from replication_pipeline.domain.names import Topic
 from replication_pipeline.engine.apply import halves
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
-from replication_pipeline.engine.window import Window
+from replication_pipeline.engine.window import EAGER_LOOKS, FIRST_PAUSE, Window
 
 pytestmark = pytest.mark.unit
 
@@ -172,3 +172,35 @@ def test_halves_of_a_batch_meet_in_the_middle() -> None:
         (0, 6, 10),
         (1, 10, 10),
     ]
+
+
+class Unhurried(StopToken):
+    """Notes how long it is asked to wait, and doesn't."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+        self.most = most
+
+    def wait(self, timeout: timedelta) -> bool:
+        self.waits.append(timeout.total_seconds())
+        if len(self.waits) == self.most:
+            self.set()
+        return bool(self)
+
+
+def test_pauses_stay_short_for_a_while_then_double_up_to_the_interval() -> None:
+    stop = Unhurried(EAGER_LOOKS + 12)
+    subject, _ = window(Scripted(WORK, IDLE), stop=stop, poll_interval=timedelta(milliseconds=500))
+    subject.run()
+    first = FIRST_PAUSE.total_seconds()
+    assert stop.waits[:EAGER_LOOKS] == [first] * EAGER_LOOKS
+    assert stop.waits[EAGER_LOOKS + 1 : EAGER_LOOKS + 4] == [2 * first, 4 * first, 8 * first]
+    assert stop.waits[-1] == 0.5
+
+
+def test_a_cycle_that_waits_by_itself_is_not_paused() -> None:
+    stop = Unhurried(3)
+    subject, _ = window(Scripted(WORK, IDLE), stop=stop, poll_interval=timedelta())
+    subject.run()
+    assert stop.waits == [0.0] * 3

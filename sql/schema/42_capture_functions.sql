@@ -145,9 +145,11 @@ begin
       hint = 'Give it another primary key in the same statement, or remove_table_from_replication() first.';
   end if;
   -- The table is named by its OID, so that a rename between two statements can't break the function.
+  -- Without sequential scans: a plan made while there were no tombstones would else read them all, in
+  -- each statement until the next ANALYZE.
   execute format($sql$
 create or replace function %1$s() returns trigger language plpgsql security definer
-set search_path = pg_catalog, pg_temp %2$s
+set search_path = pg_catalog, pg_temp set enable_seqscan = off %2$s
 as %3$L $sql$,
     function_name,
     (select string_agg(format('set %I = %L', setting, value), ' ') from replication.text_settings(t)),
