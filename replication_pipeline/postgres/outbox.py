@@ -29,12 +29,12 @@ import psycopg
 from psycopg.rows import RowMaker
 from psycopg.types.string import ByteaBinaryLoader
 
-from replication_pipeline import __version__
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import BatchResult, Claim, ClaimedEvent, DeliveryFailure
 from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import pin_plans
+from replication_pipeline.postgres.event_heads import head_of_removed, read_heads
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.low_water import LowWater
 from replication_pipeline.postgres.session import Session
@@ -278,7 +278,9 @@ class PostgresOutbox:
         """A large event's value, or that of a table that was set up a moment ago."""
         if event.table not in self._heads:
             self._learn_heads(connection)
-        head = self._heads.get(event.table) or self._head_of_removed(event.table)
+        head = self._heads.get(event.table) or head_of_removed(
+            connection, self.settings.contour.name, event.table
+        )
         cursor = connection.cursor(binary=True)
         cursor.execute(
             SQL["read"], {"slot": event.slot, "ctid": event.place, "head": head, "sent": sent}
@@ -308,29 +310,7 @@ class PostgresOutbox:
                 )
 
     def _learn_heads(self, connection: psycopg.Connection) -> None:
-        row = connection.execute(SQL["heads"], {"source": self._source(connection)}).fetchone()
-        self._heads = json.loads(row[0]) if row else {}
-
-    def _source(self, connection: psycopg.Connection) -> str:
-        """The constant first part of an event's ``source`` object, up to the schema's value."""
-        name = self.settings.contour.name
-        fields: dict[str, Any] = {
-            "connector": "replication_pipeline",
-            "version": __version__,
-            "name": name,
-            "contour": name,
-            "db": connection.info.dbname,
-        }
-        return json.dumps(fields, separators=(",", ":"))[:-1] + ',"schema":'
-
-    def _head_of_removed(self, table: str) -> str:
-        """For events that were queued before their table was removed from replication."""
-        connection, _ = self._session.connection()
-        schema, _, name = table.rpartition(".")
-        return (
-            self._source(connection)
-            + f'{json.dumps(schema or "public")},"table":{json.dumps(name)}'
-        )
+        self._heads = read_heads(connection, self.settings.contour.name)
 
     def _translating(self, doing: str) -> Any:
         return translating(f"contour {self.settings.contour.name}: {doing}")

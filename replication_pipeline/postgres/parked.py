@@ -1,25 +1,43 @@
-"""Parked events of both sides: what waits and why, and sending it on its way again."""
+"""Parked events of both sides: what waits and why, sending it on its way again, or giving it up.
+
+Invariants:
+* an event of the queue changes its state only under the locks of all shards, so that no publisher
+  decides by half of it; the events behind it are released in the same transaction;
+* a discarded event is gone from where it waited exactly when it stands in ``discarded_events``;
+* what an applier holds at this moment is waited for, and left alone if it has applied it.
+"""
 
 from __future__ import annotations
 
+import json
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
+from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import class_row
 
 from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.event_heads import head_of_removed, read_heads
 from replication_pipeline.postgres.failures import translating
 
 Side = Literal["publish", "apply"]
+SIDES: Final[tuple[Side, ...]] = ("publish", "apply")
 SQL: Final = queries.load("parked")
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedEvent:
-    """One event that waits. ``id`` is unique within its side; an unreadable one has no key."""
+    """One event that waits. ``id`` is unique within its side; an unreadable one has no key.
+
+    ``behind``: later events of its key that wait for it; on the apply side none ever do.
+    ``retry_at``: when an event that is not parked yet is tried again. ``retriable``: neither one whose
+    row was too large for an image nor one that is no event at all.
+    """
 
     side: Side
     id: int
@@ -28,30 +46,144 @@ class ParkedEvent:
     reason: str
     detail: str
     attempts: int
-    parked_at: datetime
+    parked_at: datetime | None
+    retry_at: datetime | None
+    event_id: UUID | None
+    operation: str | None
+    version: int | None
+    behind: int | None
+    retriable: bool
 
 
-def list_parked(connection: Connection, *, limit: int) -> list[ParkedEvent]:
-    """The ``limit`` oldest parked events of both sides."""
+@dataclass(frozen=True, slots=True)
+class BackingOff:
+    """Refused events that are tried again by themselves, and what waits behind held events."""
+
+    count: int
+    next_attempt: float | None  # seconds from now
+    behind: int
+
+
+def list_parked(
+    connection: Connection[Any],
+    *,
+    limit: int | None = None,
+    sides: Sequence[Side] = SIDES,
+    table: str | None = None,
+    reason: str | None = None,
+    ids: Sequence[int] | None = None,
+    backing_off: bool = False,
+) -> list[ParkedEvent]:
+    """The ``limit`` oldest parked events; or of the publish side those in back-off."""
+    filters = {"limit": limit, "table": table, "reason": reason, "ids": _ids(ids)}
+    found: list[ParkedEvent] = []
     with (
         translating("listing parked events"),
         connection.cursor(row_factory=class_row(ParkedEvent)) as cursor,
     ):
-        return cursor.execute(SQL["list_parked"], {"limit": limit}).fetchall()
+        for side in sides:
+            if side == "publish":
+                cursor.execute(SQL["parked_publish"], filters | {"backing_off": backing_off})
+                found += cursor.fetchall()
+            elif not backing_off:
+                found += cursor.execute(SQL["parked_apply"], filters).fetchall()
+    found.sort(key=lambda e: (e.parked_at or e.retry_at, e.side, e.id))
+    return found[:limit]
+
+
+def read_backing_off(connection: Connection[Any]) -> BackingOff:
+    """How the publish side stands between an event's first refusal and its last."""
+    with translating("looking at held events"):
+        row = connection.execute(SQL["backing_off"]).fetchone()
+    return BackingOff(*row) if row else BackingOff(0, None, 0)
+
+
+def read_image(
+    connection: Connection[Any], event: ParkedEvent, *, contour: str, limit: int
+) -> tuple[bytes, int] | None:
+    """The beginning of an event as it goes to Kafka or came from there, about ``limit`` bytes of it,
+    and the size of the whole. ``None`` when it has no image, or has left since it was listed.
+    """
+    with translating("reading a parked event"):
+        if event.side == "apply":
+            row = connection.execute(SQL["image_apply"], {"id": event.id}).fetchone()
+            return None if row is None else (bytes(row[0][:limit]), len(row[0]))
+        if not event.retriable:
+            return None
+        heads = _heads(connection, contour, [event])
+        row = connection.execute(
+            SQL["image_publish"],
+            {"id": event.id, "head": heads[event.table_name or ""], "sent": _now(), "limit": limit},
+        ).fetchone()
+        return None if row is None else (row[0].encode(), row[1])
 
 
 def retry_parked(
-    connection: Connection,
+    connection: Connection[Any],
     side: Side,
     *,
     table: str | None = None,
+    reason: str | None = None,
     ids: Sequence[int] | None = None,
 ) -> int:
-    """Make parked events due again: all, those of a table, or those with ``ids``; how many it was."""
+    """Make parked events due again, all or those chosen; how many it was."""
     with translating("retrying parked events"), connection.transaction():
         if side == "publish":
             connection.execute(SQL["lock_all_shards"])
+        chosen = list_parked(connection, sides=[side], table=table, reason=reason, ids=ids)
         row = connection.execute(
-            SQL[f"retry_{side}"], {"table": table, "ids": list(ids) if ids else None}
+            SQL[f"retry_{side}"], {"ids": [event.id for event in chosen]}
         ).fetchone()
         return int(row[0]) if row else 0
+
+
+def discard_parked(
+    connection: Connection[Any],
+    side: Side,
+    ids: Sequence[int],
+    *,
+    contour: str,
+    because: str,
+    who: str = "",
+) -> Counter[str]:
+    """Give parked events up: they move whole into ``discarded_events``, and what waits behind them is
+    released. Those of ``ids`` that are no longer parked are left alone. How many it was, by table.
+
+    ``who`` is added to the name of the database's role.
+    """
+    with translating("discarding parked events"), connection.transaction():
+        parameters: dict[str, Any] = {"ids": list(ids), "because": because, "who": who}
+        if side == "publish":
+            connection.execute(SQL["lock_all_shards"])
+            chosen = list_parked(connection, sides=[side], ids=ids)
+            parameters |= {
+                "ids": [event.id for event in chosen],
+                "reasons": [event.reason for event in chosen],
+                "details": [event.detail for event in chosen],
+                "heads": json.dumps(_heads(connection, contour, chosen)),
+                "sent": _now(),
+            }
+        gone = connection.execute(SQL[f"discard_{side}"], parameters).fetchall()
+        if side == "publish":
+            connection.execute(
+                SQL["release_behind"],
+                {"tables": [table for table, _ in gone], "keys": [key for _, key in gone]},
+            )
+    return Counter(table or "?" for table, _ in gone)
+
+
+def _ids(ids: Sequence[int] | None) -> list[int] | None:
+    return None if ids is None else list(ids)
+
+
+def _heads(
+    connection: Connection[Any], contour: str, events: Sequence[ParkedEvent]
+) -> dict[str, str]:
+    heads = read_heads(connection, contour)
+    for table in {event.table_name or "" for event in events} - heads.keys():
+        heads[table] = head_of_removed(connection, contour, table)
+    return heads
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -218,16 +218,69 @@ def test_parked_events_are_listed_and_retried(
     assert a.publish().processed == 0
     assert run("parked", "retry", "1", "--config", a_config).returncode == 2
     done = run("parked", "retry", "1", "--side", "publish", "--config", a_config)
-    assert "publish       1 events are due again" in done.stdout, done.stderr
+    assert "publish       1 event is due again" in done.stdout, done.stderr
     assert a.publish().processed == 1
     b.run("alter table users alter column name type int using null")
     assert b.apply().parked == 1
     (event,) = json.loads(run("parked", "list", "--json", "--config", b_config).stdout)
     assert (event["side"], event["reason"], event["table_name"]) == ("apply", "bad_value", "users")
     b.run("alter table users alter column name type text")
-    assert run("parked", "retry", "--config", b_config).returncode == 0
+    undecided = run("parked", "retry", "--config", b_config)
+    assert (undecided.returncode, "Nothing is chosen" in undecided.stderr) == (2, True)
+    assert run("parked", "retry", "--all", "--config", b_config).returncode == 0
     assert b.apply().applied == 1
     assert "nothing is parked" in run("parked", "list", "--config", b_config).stdout
+
+
+def test_a_parked_event_is_shown_and_discarded(users: list[Contour], tmp_path: Path) -> None:
+    contour = users[0]
+    contour.run(
+        "insert into users (id, name, meta) values (1, 'some[red]one', '{\"deep\": [1.50]}')"
+    )
+    contour.run("update users set balance = 1 where id = 1")
+    contour.run(
+        "update replication_queue set held = true, attempts = 5, parked_at = now(), last_error = "
+        "'MSG_SIZE_TOO_LARGE: Broker: Message size too large' where operation = 'INSERT'"
+    )
+    contour.run("update replication_queue set held = true where operation = 'UPDATE'")
+    config = configuration(tmp_path, contour)
+
+    def parked(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run("parked", *arguments, "--config", config)
+
+    (event,) = json.loads(parked("list", "--json").stdout)
+    assert (event["reason"], event["behind"]) == ("MSG_SIZE_TOO_LARGE", 1)
+    assert "someone" not in parked("list").stdout
+    number = str(event["id"])
+    shown = parked("show", "publish", number)
+    assert shown.returncode == 0, shown.stderr
+    for told in ("MSG_SIZE_TOO_LARGE", "raise kafka.max_message_bytes", "1 event of its key",
+                 '{"id":1}', "INSERT", '"name": "some[red]one"', event["event_id"]):  # fmt: skip
+        assert told in shown.stdout
+    whole = json.loads(parked("show", "publish", number, "--json").stdout)
+    assert whole["event"]["after"]["meta"] == '{"deep": [1.50]}'
+    assert whole["size"] > 100
+    because = ("--because", "too large for anyone")
+    for refused, told in (
+        (("show", "publish", "99"), "99"),
+        (("show", "nowhere", number), "publish or apply"),
+        (("discard", number, "--side", "publish"), "--because"),
+        (("discard", *because), "Nothing is chosen"),
+        (("discard", number, "--side", "publish", *because), "--yes"),
+        (("discard", number, "99", "--side", "publish", "--yes", *because), "99"),
+        (("discard", "--all", "--yes", "--because", " "), "--because is empty"),
+    ):
+        done = parked(*refused)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert contour.value("select count(*) from replication.discarded_events") == 0
+    filters = ("--table", "users", "--reason", "MSG_SIZE_TOO_LARGE", "--yes")
+    done = parked("discard", *filters, *because)
+    assert done.stdout == "publish  users: 1 event is discarded\n", done.stderr
+    assert contour.run("select event_id::text, because from replication.discarded_events") == [
+        (event["event_id"], "too large for anyone")
+    ]
+    assert contour.run("select held from replication_queue") == [(False,)]
+    assert "nothing is discarded" in parked("discard", *filters, *because).stdout
 
 
 @pytest.mark.parametrize(

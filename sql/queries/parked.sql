@@ -1,20 +1,67 @@
--- Parked events of both sides, for operators.
+-- Parked events of both sides, for operators. Lists show keys and reasons, and no row values.
+-- Placeholders in %(…)s are parameters; a filter that is null lets everything pass.
 
--- name: list_parked
--- Indexes: replication_queue_parked, parked_events_table. Names and reasons only, no row values but
--- those of the key.
-select 'publish' as side, id, table_name, record_key, 'refused' as reason, coalesce(last_error, '') as detail,
-       attempts, parked_at
-  from replication.replication_queue where parked_at is not null
- union all
-select 'apply', id, table_name, record_key, reason, detail, attempts, parked_at
-  from replication.parked_events
- order by parked_at, side, id
+-- name: parked_publish
+-- The queue's events that wait for an operator; with %(backing_off)s those that are refused and tried
+-- again by themselves. `reason` is Kafka's error code. Index: replication_queue_held, which holds the
+-- held rows only, and once more for the events behind those that are shown.
+select 'publish' as side, p.id, p.table_name, p.record_key, p.reason,
+       coalesce(regexp_replace(p.last_error, '^[A-Z_0-9]+: ', ''), '') as detail,
+       p.attempts, p.parked_at, p.retry_at, p.event_id, p.operation, p.version,
+       (select count(*) from replication.replication_queue q
+         where q.held and hashtext(q.record_key) = hashtext(p.record_key) and q.record_key = p.record_key
+           and q.table_name = p.table_name and q.parked_at is null and q.retry_at is null and q.id > p.id)
+         as behind,
+       p.payload is not null or p.operation = 'DELETE' as retriable
+  from (select q.*, case when payload is null and operation <> 'DELETE' then 'too_large'
+                         else coalesce(substring(last_error from '^([A-Z_0-9]+): '), 'refused') end as reason
+          from replication.replication_queue q
+         where held and case when %(backing_off)s then parked_at is null and retry_at is not null
+                             else parked_at is not null end) p
+ where (%(table)s::text is null or p.table_name = %(table)s)
+   and (%(reason)s::text is null or lower(p.reason) = lower(%(reason)s))
+   and (%(ids)s::bigint[] is null or p.id = any(%(ids)s))
+ order by p.parked_at, p.retry_at, p.id
  limit %(limit)s
+
+-- name: parked_apply
+-- Remote events that can't be applied here. Index: parked_events_table.
+select 'apply' as side, id, table_name, record_key, reason, detail, attempts, parked_at,
+       null::timestamptz as retry_at, event_id, null::text as operation, version,
+       null::bigint as behind, reason <> 'malformed' as retriable
+  from replication.parked_events
+ where (%(table)s::text is null or table_name = %(table)s)
+   and (%(reason)s::text is null or lower(reason) = lower(%(reason)s))
+   and (%(ids)s::bigint[] is null or id = any(%(ids)s))
+ order by parked_at, id
+ limit %(limit)s
+
+-- name: backing_off
+-- How many refused events will be tried again, when the first one will, and how many wait behind them
+-- or behind parked ones. Index: replication_queue_held.
+select count(*) filter (where retry_at is not null and parked_at is null),
+       greatest(0, date_part('epoch', min(retry_at) filter (where parked_at is null) - clock_timestamp())),
+       count(*) filter (where retry_at is null and parked_at is null)
+  from replication.replication_queue where held
+
+-- name: image_publish
+-- One event as it would go to Kafka: its first %(limit)s characters, and how many bytes there are.
+-- Index: replication_queue_held.
+select left(value, %(limit)s), octet_length(value)
+  from replication.replication_queue q
+ cross join lateral (
+   select replication.event_value(q.operation, q.record_key, q.before, q.payload, %(head)s, q.txid,
+                                  q.created_at, q.event_id, q.version, q.base_version, %(sent)s) as value) v
+ where q.held and q.id = %(id)s
+
+-- name: image_apply
+-- Index: the primary key.
+select event from replication.parked_events where id = %(id)s
 
 -- name: lock_all_shards
 -- Before a row's state is changed, so that no publisher sees half of it. In the order of shards; a
--- publisher gives its shards free within a second.
+-- publisher gives its shards free within a second, and while Kafka is away within
+-- kafka.delivery_timeout.
 select shard from replication.publish_shards order by shard for update
 
 -- name: retry_publish
@@ -24,9 +71,8 @@ select shard from replication.publish_shards order by shard for update
 with chosen as (
   update replication.replication_queue
      set parked_at = null, held = false, retry_at = null, attempts = 0
-   where held and parked_at is not null and (payload is not null or operation = 'DELETE')
-     and (%(table)s::text is null or table_name = %(table)s)
-     and (%(ids)s::bigint[] is null or id = any(%(ids)s))
+   where held and parked_at is not null and id = any(%(ids)s::bigint[])
+     and (payload is not null or operation = 'DELETE')
   returning table_name, record_key
 ), released as (
   update replication.replication_queue q
@@ -38,12 +84,65 @@ with chosen as (
 select count(*) from chosen
 
 -- name: retry_apply
--- Due at once; an applier takes it within consumer.retry_parked.
+-- Due at once; an applier takes it within consumer.retry_parked. Locks: the rows; waits for an applier
+-- that tries one of them at this moment. What is no event at all is never tried.
 with chosen as (
   update replication.parked_events
      set retried_at = '-infinity', attempts = 1
-   where (%(table)s::text is null or table_name = %(table)s)
-     and (%(ids)s::bigint[] is null or id = any(%(ids)s))
+   where id = any(%(ids)s::bigint[]) and reason <> 'malformed'
   returning id
 )
 select count(*) from chosen
+
+-- name: discard_publish
+-- From the queue into the record of discarded events, whole; one without its image with its key alone.
+-- Nobody can claim a parked row, and `release_behind` follows. Under `lock_all_shards`.
+-- Index: replication_queue_held.
+with gone as (
+  delete from replication.replication_queue
+   where held and parked_at is not null and id = any(%(ids)s::bigint[])
+  returning *
+)
+insert into replication.discarded_events
+  (side, event_id, table_name, record_key, operation, version, event, parked_reason, parked_detail,
+   parked_at, attempts, discarded_by, because)
+select 'publish', q.event_id, q.table_name, q.record_key, q.operation, q.version,
+       case when q.payload is not null or q.operation = 'DELETE'
+            then convert_to(replication.event_value(q.operation, q.record_key, q.before, q.payload,
+                                                    %(heads)s::jsonb ->> q.table_name, q.txid, q.created_at,
+                                                    q.event_id, q.version, q.base_version, %(sent)s), 'UTF8')
+            end,
+       c.reason, c.detail, q.parked_at, q.attempts, session_user || %(who)s, %(because)s
+  from gone q
+  join unnest(%(ids)s::bigint[], %(reasons)s::text[], %(details)s::text[]) as c(id, reason, detail)
+    on c.id = q.id
+ order by q.id
+returning table_name, record_key
+
+-- name: release_behind
+-- The events behind discarded ones wait for a publisher again, in their order; those that stand behind
+-- another held event of the key are held again by the next claim. Under `lock_all_shards`.
+-- Index: replication_queue_held.
+update replication.replication_queue q
+   set held = false
+  from (select distinct * from unnest(%(tables)s::text[], %(keys)s::text[]) as k(table_name, record_key)) k
+ where q.held and hashtext(q.record_key) = hashtext(k.record_key) and q.record_key = k.record_key
+   and q.table_name = k.table_name and q.parked_at is null and q.retry_at is null
+
+-- name: discard_apply
+-- Locks: the rows; waits for an applier that tries one of them at this moment, and leaves those that
+-- it has applied meanwhile. The operation is read off our own events' last bytes.
+with gone as (
+  delete from replication.parked_events where id = any(%(ids)s::bigint[])
+  returning *
+)
+insert into replication.discarded_events
+  (side, event_id, table_name, record_key, operation, version, event, parked_reason, parked_detail,
+   parked_at, attempts, discarded_by, because)
+select 'apply', event_id, table_name, record_key,
+       case substring(encode(substring(event from greatest(octet_length(event) - 63, 1)), 'escape')
+                      from '\},"op":"([crud])","ts_ms":[0-9]+\}$')
+            when 'c' then 'INSERT' when 'u' then 'UPDATE' when 'd' then 'DELETE' when 'r' then 'SNAPSHOT' end,
+       version, event, reason, detail, parked_at, attempts, session_user || %(who)s, %(because)s
+  from gone order by id
+returning table_name, record_key
