@@ -78,3 +78,19 @@ def log_window(totals: WindowTotals, instance: str) -> None:
 
 def _nonzero(source: BatchResult | WindowTotals, names: tuple[str, ...]) -> dict[str, int]:
     return {name: value for name in names if (value := getattr(source, name))}
+
+
+class RepublishLog:
+    """Failed attempts of sending events again; progress is for a terminal."""
+
+    def progress(self, sent: int, total: int) -> None:
+        """Not logged."""
+
+    def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
+        """Log a failed attempt that will be made again."""
+        get_logger("republisher").warning(
+            "retrying",
+            error=error.message,
+            attempt=attempt,
+            pause_ms=round(pause / MILLISECOND),
+        )

@@ -17,6 +17,7 @@ from replication_pipeline.domain.model import Role, WindowTotals
 from replication_pipeline.engine.apply import ApplyCycle
 from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
 from replication_pipeline.engine.publish import PublishCycle
+from replication_pipeline.engine.republish import Republish, Selection, Watcher
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.engine.window import Observer, Until, Window
 from replication_pipeline.kafka.consumer import KafkaEventConsumer
@@ -24,6 +25,7 @@ from replication_pipeline.kafka.producer import KafkaEventProducer
 from replication_pipeline.observe import BatchLog, log_window
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
+from replication_pipeline.postgres.republish import PostgresArchive
 from replication_pipeline.settings import Settings
 
 
@@ -202,3 +204,21 @@ def apply(
         )
     log_window(totals, instance)
     return totals
+
+
+@contextmanager
+def open_republish(
+    settings: Settings,
+    selection: Selection,
+    *,
+    watcher: Watcher,
+    stop: StopToken,
+    rate: float | None = None,
+) -> Iterator[Republish]:
+    """Sending published events again: to be planned, then run."""
+    archive = PostgresArchive(settings)
+    try:
+        with open_producer(settings) as producer:
+            yield Republish(archive, producer, selection, watcher, stop, rate)
+    finally:
+        archive.close()

@@ -16,6 +16,7 @@ import yaml
 
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
+from replication_pipeline_tests.integration.test_publish import events_of
 
 pytestmark = pytest.mark.acceptance
 
@@ -281,6 +282,55 @@ def test_a_parked_event_is_shown_and_discarded(users: list[Contour], tmp_path: P
     ]
     assert contour.run("select held from replication_queue") == [(False,)]
     assert "nothing is discarded" in parked("discard", *filters, *because).stdout
+
+
+def test_published_events_are_sent_again(
+    users: list[Contour], kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    contour = users[0]
+    contour.run("insert into users (id) select generate_series(1, 30)")
+    contour.run("update users set name = 'x' where id = 7")
+    contour.publish()
+    config = configuration(tmp_path, contour)
+
+    def republish(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run("republish", *arguments, "--config", config)
+
+    counted = json.loads(republish("--since", "2h", "--dry-run", "--json").stdout)
+    assert (counted["planned"], counted["tables"]["users"]["keys"]) == (31, 30)
+    done = republish("--since", "2h", "--table", "users", "--key", '{"id": 7}')
+    assert done.returncode == 0, done.stderr
+    assert "contour a: 2 events of 1 keys to send again" in done.stdout
+    assert "sent again: 2 events" in done.stdout
+    assert "before the oldest event that is still there" in done.stderr
+    whole = json.loads(republish("--all", "--json", "--rate", "1000").stdout)
+    assert (whole["sent"], whole["ended_by"]) == (31, "done")
+    for arguments, told in (
+        ((), "Nothing is chosen"),
+        (("--since", "yesterday"), "is no time"),
+        (("--since", "2026-11-22T10:00:00"), "has no zone"),
+        (("--since", "1h", "--until", "2h"), "not before --until"),
+        (("--key", "7"), "no JSON object"),
+    ):
+        refused = republish(*arguments)
+        assert (refused.returncode, told in refused.stderr) == (2, True), refused.stderr
+    process = subprocess.Popen(
+        [*COMMAND, "republish", "--all", "--rate", "1", "--config", config],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while len(events_of(contour)) <= 31 + 2 + 31:
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 1, errors
+    assert "Stopped between keys, in order" in errors
+    assert "replication-pipeline republish --until" in errors
+    assert contour.value("select count(*) from replication_queue where not published") == 0
 
 
 @pytest.mark.parametrize(
