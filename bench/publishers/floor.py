@@ -15,6 +15,7 @@ from psycopg.types.string import ByteaBinaryLoader
 from bench.publishers.base import Progress, Published, Ready, now, users_topic
 from replication_pipeline import runtime
 from replication_pipeline.kafka.producer import producer_options
+from replication_pipeline.postgres.event_heads import read_heads
 from replication_pipeline.settings import Settings
 
 COPY: Final = """
@@ -29,7 +30,8 @@ copy (select record_key,
 def floor(settings: Settings, progress: Progress) -> Iterator[Ready]:
     with runtime.open_outbox(settings, "floor") as outbox:
         connection = outbox._connection()
-        head = "'" + outbox._head_of_removed("users").replace("'", "''") + "'"
+        head = read_heads(connection, settings.contour.name)["users"]
+        head = "'" + head.replace("'", "''") + "'"
         connection.rollback()
         connection.adapters.register_loader("text", ByteaBinaryLoader)
         producer = Producer(producer_options(settings))
