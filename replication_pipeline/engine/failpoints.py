@@ -1,7 +1,8 @@
 """Points at which a test may kill the process, to show that nothing is lost there.
 
 ``REPLICATION_FAILPOINT=claimed`` kills it, as ``kill -9`` does, when it gets there; ``claimed:3`` at
-the third time. For tests only; without the variable a point costs a comparison.
+the third time; ``claimed:3:SIGSTOP`` stops it there instead, until it gets SIGCONT. For tests only;
+without the variable a point costs a comparison.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ POINTS: Final[tuple[Point, ...]] = (
     "counted",
     "committed",
 )
-_NAME, _, _COUNT = os.environ.get("REPLICATION_FAILPOINT", "").partition(":")
+_NAME, _COUNT, _SIGNAL, *_ = [*os.environ.get("REPLICATION_FAILPOINT", "").split(":"), "", ""]
 _left = int(_COUNT or 1)
 
 
 def failpoint(point: Point) -> None:
-    """Die here, if that is asked for."""
+    """Die or stop here, if that is asked for."""
     global _left  # noqa: PLW0603  the process counts, whichever object passes by
     if point == _NAME:
         _left -= 1
         if _left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.raise_signal(signal.Signals[_SIGNAL or "SIGKILL"])
