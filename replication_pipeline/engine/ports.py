@@ -43,7 +43,9 @@ class Outbox(Protocol):
         """Count ``results`` and end the turn; rows that were claimed and not settled are free."""
 
     def anything_held(self) -> bool:
-        """Whether a refused event waits for its next attempt. Not within a turn."""
+        """Whether a refused event waits for its next attempt, or any in a shard that the last claim
+        did not get. Not within a turn.
+        """
 
     def abandon(self) -> None:
         """Roll back; every claimed row is as it was. Never raises."""

@@ -70,7 +70,7 @@ class PublishCycle:
         return results
 
     def caught_up(self) -> bool:
-        """Whether no refused event waits for its next attempt."""
+        """Whether no event is left, be it refused or in another publisher's hands."""
         return not self.outbox.anything_held()
 
     def abandon(self) -> None:

@@ -151,12 +151,15 @@ class PostgresOutbox:
             failpoint("committed")
 
     def anything_held(self) -> bool:
-        """Whether refused events wait for their next attempt."""
+        """Whether refused events wait for their next attempt, or any in a shard that the last claim
+        did not get: another publisher's, or beyond this one's share.
+        """
         with self._translating("looking at held events"):
             connection = self._connection()
             row = connection.execute(SQL["anything_held"]).fetchone()
+            held = bool(row and row[0]) or self._anything_to_do(connection)
             connection.commit()
-            return bool(row and row[0])
+            return held
 
     def abandon(self) -> None:
         """Drop the connection: the server rolls back, every claimed row is free again."""
