@@ -16,9 +16,8 @@ QUIET: Final = logging.getLogger("replication_pipeline.librdkafka")
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 
-# Refusals that lie in the event or its topic: other events get through. Anything else is an outage,
-# which never counts against an event: the batch is rolled back and comes again.
-REFUSALS: Final = frozenset(
+# A broker refuses a packet of events as a whole, so these say little about each of them.
+REFUSALS_OF_PACKETS: Final = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.INVALID_MSG,
@@ -26,6 +25,13 @@ REFUSALS: Final = frozenset(
         KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_RECORD,
         KafkaError.INVALID_TIMESTAMP,
+    }
+)
+
+# Refusals that lie in the event or its topic: other events get through. Anything else is an outage,
+# which never counts against an event: the batch is rolled back and comes again.
+REFUSALS: Final = REFUSALS_OF_PACKETS | frozenset(
+    {
         KafkaError.POLICY_VIOLATION,
         KafkaError.TOPIC_EXCEPTION,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,

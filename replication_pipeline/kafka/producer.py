@@ -22,6 +22,7 @@ from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.kafka.client import (
     QUIET,
     REFUSALS,
+    REFUSALS_OF_PACKETS,
     client_options,
     refuse_bad_options,
 )
@@ -121,9 +122,13 @@ class KafkaEventProducer:
         flight: KafkaFlight,
         stop: StopToken,
     ) -> None:
-        """Librdkafka's queue is full: let it drain. Its delivery timeout bounds the wait."""
+        """Librdkafka's queue is full: let it drain. Its delivery timeout bounds the wait, as the first
+        event that was not delivered gives up the batch.
+        """
         while not stop:
             producer.poll(POLL_SLICE)
+            if flight.outage is not None:
+                raise self.away(flight.outage)
             try:
                 producer.produce(topic, event.value, event.key, on_delivery=flight.told)
             except BufferError:
@@ -163,6 +168,7 @@ class KafkaFlight:
     open: int = field(init=False)
     refused: list[DeliveryFailure] = field(default_factory=list)
     outage: str | None = field(default=None)
+    _packets: list[DeliveryFailure] = field(default_factory=list)  # refused with their packets
 
     def __post_init__(self) -> None:
         self.open = len(self.events)
@@ -173,8 +179,17 @@ class KafkaFlight:
         Raises ``TransientError`` when any event's fate is open or an outage was reported: then
         nothing of the batch counts, and the producer is replaced.
         """
-        timeout = self.producer.settings.kafka.delivery_timeout.total_seconds()
-        deadline = time.monotonic() + timeout + 5
+        self._wait(stop)
+        if self._packets:
+            self._try_in_smaller_packets(stop, time.monotonic() + self._timeout)
+        return Deliveries(tuple(self.refused))
+
+    @property
+    def _timeout(self) -> float:
+        return self.producer.settings.kafka.delivery_timeout.total_seconds()
+
+    def _wait(self, stop: StopToken) -> None:
+        deadline = time.monotonic() + self._timeout + 5
         stopping = False
         try:
             while self.open and time.monotonic() < deadline:
@@ -186,7 +201,35 @@ class KafkaFlight:
             raise
         if self.open or self.outage is not None:
             raise self.producer.away(self.outage or "no acknowledgement in time")
-        return Deliveries(tuple(self.refused))
+
+    def _try_in_smaller_packets(self, stop: StopToken, deadline: float) -> None:
+        """A broker refuses a whole packet for the sake of one event, or of all together: halve, until
+        each of them has got through or was refused alone. What follows one of them within its key
+        goes once more as well, so that it comes after it.
+
+        At ``deadline`` those that are left stay refused, to be tried again later.
+        """
+        failures, self._packets = {f.event.id: f for f in self._packets}, []
+        keys: set[tuple[str, bytes]] = set()
+        again: list[ClaimedEvent] = []
+        for event in self.events:
+            if event.id in failures:
+                keys.add((event.table, event.key))
+            if (event.table, event.key) in keys:
+                again.append(event)
+        middle = -(-len(again) // 2)
+        alone = len(self.events) == 1
+        for half in (again[:middle], again[middle:]):
+            if alone or time.monotonic() >= deadline:
+                self.refused += [failures[event.id] for event in half if event.id in failures]
+            elif half:
+                if stop:
+                    raise TransientError("stopped before Kafka had taken or refused every event")
+                flight = self.producer.send(half, stop)
+                flight._wait(stop)
+                if flight._packets:
+                    flight._try_in_smaller_packets(stop, deadline)
+                self.refused += flight.refused
 
     def told(
         self, error: KafkaError | None, message: Message | None, event: ClaimedEvent | None = None
@@ -200,5 +243,7 @@ class KafkaFlight:
             event = next((e for e in self.events if e.value == value), None)
         if event is None or error.code() not in REFUSALS:
             self.outage = f"{error.name()}: {error.str()}"
-        else:
-            self.refused.append(DeliveryFailure(event, error.name(), error.str()))
+            return
+        shared = message is not None and error.code() in REFUSALS_OF_PACKETS
+        refused = self._packets if shared else self.refused
+        refused.append(DeliveryFailure(event, error.name(), error.str()))
