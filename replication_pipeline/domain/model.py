@@ -57,12 +57,16 @@ class ClaimedEvent(NamedTuple):
 class Claim:
     """Rows of some shards, in the order of ids: those to send, and those to hold. ``oldest_age`` is
     that of the oldest row; ``full``: more are likely to wait.
+
+    ``send_by``: on this machine's monotonic clock. Sent later, an event might still be on its way when
+    the server has ended a claim that stood still, and come behind what its next owner sends.
     """
 
     events: Sequence[ClaimedEvent]
     fenced: Sequence[ClaimedEvent]
     oldest_age: timedelta
     full: bool
+    send_by: float
 
 
 @dataclass(frozen=True, slots=True)

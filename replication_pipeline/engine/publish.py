@@ -135,6 +135,8 @@ class _Turn:
         return time.perf_counter(), self.cycle.outbox.claim(limit)
 
     def _send(self, claim: Claim) -> Flight:
+        if time.monotonic() > claim.send_by:
+            raise TransientError("this process stood still for so long that its claim may be lost")
         flight = self.cycle.producer.send(claim.events, self.cycle.stop)
         failpoint("sent")
         return flight

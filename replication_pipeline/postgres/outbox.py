@@ -244,6 +244,8 @@ class PostgresOutbox:
             self._next_due = 0.0  # the other shards may have some as well
 
     def _claim_rows(self, connection: psycopg.Connection, limit: int) -> Claim | None:
+        # An idle claim is ended by the server after twice this time; see `connect`.
+        send_by = time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds()
         now = time.time() + self._clock
         sent = int(now * 1000)
         cursor = connection.cursor(binary=True, row_factory=_claimed)
@@ -275,6 +277,7 @@ class PostgresOutbox:
             fenced=[event for event in kept if event.fenced],
             oldest_age=timedelta(seconds=max(0.0, now - oldest / 1_000_000)),
             full=cut or len(rows) >= limit,
+            send_by=send_by,
         )
 
     def _read(self, connection: psycopg.Connection, event: ClaimedEvent, sent: int) -> ClaimedEvent:
