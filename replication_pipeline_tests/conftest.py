@@ -56,6 +56,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 @pytest.fixture(scope="session")
 def templates(postgres: EmbeddedPostgres) -> dict[str, str]:
     """Databases with the SQL installed, one for each contour name."""
+    return make_templates(postgres)
+
+
+def make_templates(postgres: EmbeddedPostgres) -> dict[str, str]:
+    """The templates in a server of a module's own."""
     made = {}
     for number, name in enumerate(NAMES, start=1):
         database = f"template_{name}"
