@@ -153,6 +153,16 @@ def test_a_broken_dsn_is_refused_without_showing_it(tmp_path: Path) -> None:
     assert "canary" not in str(error.value)
 
 
+def test_a_server_that_vanishes_is_noticed_unless_the_dsn_says_otherwise(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path, MINIMAL.replace("host=db dbname=app", "host=db tcp_user_timeout=5000")
+    )
+    made = conninfo_of(settings.postgres)
+    assert "keepalives_idle=10" in made
+    assert "tcp_user_timeout=5000" in made
+    assert "30000" not in made
+
+
 def test_the_example_documents_every_key() -> None:
     example = sql_directory().parent / "config.example.yaml"
     text = example.read_text(encoding="utf-8")
