@@ -87,8 +87,16 @@ def contour(users: list[Contour], kafka: EmbeddedKafka) -> Contour:
     return contour
 
 
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("point", POINTS)
+# Each point for the first time, and those of a batch in the middle of a turn.
+KILLS: list[tuple[Point, int]] = [
+    *((point, 1) for point in POINTS),
+    ("sent", 3),
+    ("acknowledged", 3),
+    ("marked", 3),
+]
+
+
+@pytest.mark.parametrize(("point", "count"), KILLS)
 def test_killed_at_any_point_nothing_is_lost_or_miscounted(
     contour: Contour, tmp_path: Path, point: Point, count: int
 ) -> None:
@@ -110,12 +118,12 @@ def test_killed_at_any_point_nothing_is_lost_or_miscounted(
 HOLDING: list[Point] = ["claimed", "sent", "acknowledged", "marked", "counted"]
 
 
-@pytest.mark.parametrize("point", HOLDING)
+@pytest.mark.parametrize("point", ["claimed", "sent", "acknowledged"])
 def test_a_frozen_publisher_is_replaced_and_does_not_mark_what_it_lost(
     contour: Contour, tmp_path: Path, point: Point
 ) -> None:
     """Its claim ends with the timeout for idle transactions, twice the delivery timeout."""
-    kafka = {"delivery_timeout": timedelta(seconds=1.5)}
+    kafka = {"delivery_timeout": timedelta(seconds=1)}
     config = configuration(
         tmp_path,
         contour,
@@ -123,7 +131,7 @@ def test_a_frozen_publisher_is_replaced_and_does_not_mark_what_it_lost(
         kafka=contour.settings.kafka.model_dump(
             include={"bootstrap_servers", "topic_prefix", "partitions"}
         )
-        | {"delivery_timeout": "1500ms"},
+        | {"delivery_timeout": "1s"},
     )
     with process(config, f"{point}:1:SIGSTOP") as frozen:
         until(lambda: frozen.stopped, "the publisher to freeze")
@@ -197,8 +205,10 @@ def _instances(contour: Contour) -> str:
     return "publisher" if count == 2 else ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("away", ["neither", "kafka", "postgres"])
+@pytest.mark.parametrize(
+    ("away", "number"),
+    [("kafka", signal.SIGINT), ("postgres", signal.SIGINT), ("postgres", signal.SIGTERM)],
+)
 def test_a_stop_is_orderly_whatever_is_away(
     contour: Contour, kafka: EmbeddedKafka, tmp_path: Path, number: signal.Signals, away: str
 ) -> None:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import uuid
-from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError
 
-from replication_pipeline import runtime
-from replication_pipeline.domain.errors import TransientError
-from replication_pipeline.domain.model import BatchResult, WindowTotals
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.embedded import EmbeddedKafka
-from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.kafka.producer import producer_options
 from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.postgres import installer
 from replication_pipeline.postgres.connection import connect, pin_plans
 from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOutbox
 from replication_pipeline.postgres.parked import retry_parked
-from replication_pipeline_tests.conftest import LONGEST, USERS, Contour, MakeContours
+from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
 from replication_pipeline_tests.integration.outbox import settle
 
 pytestmark = pytest.mark.integration
@@ -127,54 +121,6 @@ def test_a_bulk_insert_of_1000_rows_arrives_whole(
     assert contour.value("select bool_and(published_at >= created_at) from replication_queue")
 
 
-def test_two_publishers_neither_collide_nor_repeat_nor_reorder(
-    users: list[Contour], kafka: EmbeddedKafka
-) -> None:
-    contour = users[0]
-    contour.run("insert into users (id, balance) select g, 0 from generate_series(1, 100) g")
-    totals: list[WindowTotals] = []
-    stop = StopToken()
-
-    def publisher() -> None:
-        totals.append(runtime.publish(contour.settings, stop=stop, length=LONGEST))
-
-    threads = [threading.Thread(target=publisher) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    both_work = (
-        "select count(*) = 2 from replication.workers where role = 'publisher' and processed > 0"
-    )
-    updates = 0
-    while updates < 20 or (updates < 1000 and not contour.value(both_work)):
-        contour.run("update users set balance = balance + 1")
-        updates += 1
-    _wait_until_published(contour)
-    stop.set()
-    for thread in threads:
-        thread.join(30)
-    written = 100 * (1 + updates)
-    assert sum(total.processed for total in totals) == written
-    assert sum(total.retries for total in totals) == 0
-    assert all(total.processed > 0 for total in totals), "one publisher did all the work"
-    messages = events_of(contour)
-    assert (
-        len({value["source"]["event_id"] for _, _, value in messages}) == len(messages) == written
-    )
-    of_key: dict[bytes, list[int]] = defaultdict(list)
-    for _, key, value in messages:
-        of_key[key].append(int(value["source"]["row_version"]))
-    assert all(versions == sorted(versions) for versions in of_key.values())
-
-
-def _wait_until_published(contour: Contour) -> None:
-    waiting = threading.Event()
-    for _ in range(600):
-        if contour.value("select count(*) from replication_queue where not published") == 0:
-            return
-        waiting.wait(0.05)
-    pytest.fail("events are still unpublished")
-
-
 def outbox_shards(outbox: PostgresOutbox) -> set[int]:
     """The shards that its turn holds."""
     return set(outbox._reached)
@@ -218,53 +164,6 @@ def test_a_deep_shard_does_not_starve_the_others(users: list[Contour]) -> None:
         assert shards == SHARDS
     finally:
         outbox.close()
-
-
-def test_rows_wait_while_kafka_is_away_and_leave_when_it_is_back(
-    users: list[Contour], kafka: EmbeddedKafka
-) -> None:
-    contour = users[0]
-    contour.run("insert into users (id) values (1)")
-    contour.publish()
-    stop = StopToken()
-    failed = threading.Event()
-    done: list[WindowTotals] = []
-    settings = contour.settings.model_copy(
-        update={
-            "kafka": contour.settings.kafka.model_copy(
-                update={"delivery_timeout": timedelta(seconds=2)}
-            )
-        }
-    )
-
-    class Watch:
-        def batch(self, result: BatchResult, totals: WindowTotals) -> None: ...
-
-        def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
-            assert "Kafka" in error.message
-            failed.set()
-
-    def publisher() -> None:
-        done.append(runtime.publish(settings, stop=stop, length=LONGEST * 4, observer=Watch()))
-
-    kafka.kill()
-    worker = threading.Thread(target=publisher)
-    try:
-        contour.run("insert into users (id) select generate_series(2, 500)")
-        worker.start()
-        assert failed.wait(30), "the publisher did not notice the outage"
-        row = contour.run(
-            "select count(*), max(attempts) from replication_queue where published = false"
-        )
-        assert row == [(499, 0)], "an outage must neither publish nor use up attempts"
-    finally:
-        kafka.start()
-    _wait_until_published(contour)
-    stop.set()
-    worker.join(30)
-    assert done[0].processed == 499
-    ids = [value["after"]["id"] for _, _, value in events_of(contour)]
-    assert set(ids) == set(range(1, 501))
 
 
 def test_an_event_too_large_for_kafka_is_parked_and_fences_only_its_key(

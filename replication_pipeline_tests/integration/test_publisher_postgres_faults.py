@@ -66,8 +66,10 @@ def to_kafka(kafka: EmbeddedKafka) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.mark.parametrize("way", ["kill", "immediate", "fast"])
-@pytest.mark.parametrize("when", ["idle", "in flight"])
+@pytest.mark.parametrize(
+    ("when", "way"),
+    [("idle", "kill"), ("in flight", "kill"), ("in flight", "immediate"), ("in flight", "fast")],
+)
 def test_postgres_goes_and_comes_back(
     contour: Contour,
     postgres: EmbeddedPostgres,
