@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from replication_pipeline import runtime
 from replication_pipeline.domain.errors import TransientError
@@ -134,9 +134,7 @@ def log_of(contour: Contour, table: str = "users") -> list[dict[str, Any]]:
     )
     try:
         partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
-        ends = [
-            consumer.get_watermark_offsets(partition, timeout=20)[1] for partition in partitions
-        ]
+        ends = [_end(consumer, partition) for partition in partitions]
         consumer.assign(
             [TopicPartition(topic, part.partition, OFFSET_BEGINNING) for part in partitions]
         )
@@ -152,6 +150,21 @@ def log_of(contour: Contour, table: str = "users") -> list[dict[str, Any]]:
         return values
     finally:
         consumer.close()
+
+
+def _end(consumer: Consumer, partition: TopicPartition) -> int:
+    """Where a partition ends; a broker that has just come back may not know it yet."""
+    ends: list[int] = []
+
+    def told() -> bool:
+        try:
+            ends.append(consumer.get_watermark_offsets(partition, timeout=20)[1])
+        except KafkaException:
+            return False
+        return True
+
+    until(told, "the broker to tell the end of a partition")
+    return ends[0]
 
 
 def assert_all_arrived(contour: Contour, *tables: str, repeats: bool = True) -> None:
