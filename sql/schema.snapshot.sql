@@ -294,7 +294,7 @@ CREATE FUNCTION replication.event_value(operation text, record_key text, before 
                                   case when operation in ('UPDATE', 'DELETE') then record_key else 'null' end)
          || ',"after":' || coalesce(payload::text, 'null')
          || (',"source":' || head || ',"txId":' || txid
-             || ',"ts_ms":' || (date_part('epoch', created_at) * 1000)::bigint
+             || ',"ts_ms":' || (pg_catalog.date_part('epoch', created_at) operator(pg_catalog.*) 1000)::bigint
              || ',"event_id":"' || event_id
              || '","row_version":"' || version
              || coalesce('","base_version":"' || base_version || '"', '","base_version":null')

@@ -28,7 +28,7 @@ EVENTS = 5000
 WARM_UP = 3  # events
 # Begin, look, shards, count, commit, and a claim that may find no more.
 OF_A_TURN = 6
-OF_AN_EMPTY_LOOK = 3 + 3  # begin, look, commit; and whether anything is held, as the window ends
+OF_AN_EMPTY_LOOK = 3 + 4  # begin, look, commit; and whether anything is left, as the window ends
 
 
 @dataclass

@@ -366,7 +366,7 @@ def test_times_need_no_pinned_setting(contour: Contour) -> None:
         "select array_to_string(proconfig, ' ') from pg_proc where proname = 'capture_' || "
         "(select table_id from replication.replicated_tables where table_name = 'times')"
     )
-    assert pinned == "search_path=pg_catalog, pg_temp"
+    assert pinned == "search_path=pg_catalog, pg_temp enable_seqscan=off"
 
     seen = set()
     for settings in (
