@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -112,7 +112,7 @@ def metered_cursor(meter: Meter) -> type[psycopg.Cursor[Any]]:
                 return super().execute(query, *arguments, **options)
 
         def fetchall(self) -> list[Any]:
-            with meter.part(ROWS):
+            with meter.part(ROWS, asks=False):
                 return super().fetchall()
 
     return MeteredCursor
@@ -126,6 +126,16 @@ class MeteredOutbox:
     def claim(self, limit: int) -> Claim | None:
         with self.meter.part(REST_OF_CLAIM):
             return self.outbox.claim(limit)
+
+    def request(self, limit: int) -> Callable[[], Claim | None]:
+        with self.meter.part(REST_OF_CLAIM):
+            take = self.outbox.request(limit)
+
+        def metered() -> Claim | None:
+            with self.meter.part(REST_OF_CLAIM, asks=False):
+                return take()
+
+        return metered
 
     def settle(
         self,

@@ -6,7 +6,7 @@ connections where needed) or ``FatalError`` (the window ends with it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -29,6 +29,11 @@ class Outbox(Protocol):
     def claim(self, limit: int) -> Claim | None:
         """Lock up to ``limit`` of the oldest rows: of some shards; within a turn the next ones of the
         same shards. ``None``: there are none; a turn that was open stays so.
+        """
+
+    def request(self, limit: int) -> Callable[[], Claim | None]:
+        """Within a turn, ``claim`` in two steps: the database's part now; calling the result takes the
+        rows, and that may overlap with the next call.
         """
 
     def settle(

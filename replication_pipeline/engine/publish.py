@@ -1,7 +1,8 @@
 """The publish cycle: a turn of claim → produce → settle, batch after batch, then one commit.
 
 While Kafka has still to acknowledge a batch, the next one is claimed and encoded, by a thread that
-lends its wait to the database; while that batch is handed to Kafka, the database marks the one before.
+lends its wait to the database; while that batch is taken over and handed to Kafka, the database marks
+the one before.
 A turn lasts as long as there is more to claim, but no longer than ``TURN``: it holds locks and a
 snapshot. Batches grow while they come back full.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -104,7 +105,7 @@ class _Turn:
             limit = self.cycle.resize(claim)
             follows = claim.full and not self.cycle.stop and self._has_time()
             # With nothing to overlap, threads would only add their switching.
-            claiming = self.cycle._database.submit(self._claim, limit) if follows else None
+            claiming = self.cycle._database.submit(self._request, limit) if follows else None
             try:
                 deliveries = self._wait(flight)
             except TransientError:
@@ -120,7 +121,8 @@ class _Turn:
                 self.results.append(self._settle(claim, deliveries, began))
                 break
             settling = self.cycle._database.submit(self._settle, claim, deliveries, began)
-            began, following = claiming.result()
+            began, take = claiming.result()
+            following = take()
             if following is None:
                 self._collect(settling)
                 break
@@ -131,8 +133,8 @@ class _Turn:
     def _has_time(self) -> bool:
         return time.perf_counter() - self.started < TURN
 
-    def _claim(self, limit: int) -> tuple[float, Claim | None]:
-        return time.perf_counter(), self.cycle.outbox.claim(limit)
+    def _request(self, limit: int) -> tuple[float, Callable[[], Claim | None]]:
+        return time.perf_counter(), self.cycle.outbox.request(limit)
 
     def _send(self, claim: Claim) -> Flight:
         if time.monotonic() > claim.send_by:

@@ -18,7 +18,7 @@ import contextlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
@@ -83,19 +83,43 @@ class PostgresOutbox:
         with self._translating("claiming events"):
             connection = self._connection()
             if self._reached:
-                return self._claim_rows(connection, limit)
+                return self.request(limit)()
             self._look_after(connection)
             if not self._anything_to_do(connection):
                 connection.commit()  # a rollback would make psycopg forget its prepared statements
                 return None
             self._lock_shards(connection)
             failpoint("shards_locked")
-            claim = self._claim_rows(connection, limit) if self._reached else None
+            claim = self.request(limit)() if self._reached else None
             if claim is None:
                 self._reached = {}
                 connection.commit()  # what was released stays so
             failpoint("claimed")
             return claim
+
+    def request(self, limit: int) -> Callable[[], Claim | None]:
+        """Within a turn, a claim in two steps: the server's part now, the rest when the result is
+        called, which may be while the next statement runs.
+        """
+        with self._translating("claiming events"):
+            connection = self._of_the_turn()
+            # An idle claim is ended by the server after twice this time; see `connect`.
+            send_by = time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds()
+            now = time.time() + self._clock
+            cursor = connection.cursor(binary=True, row_factory=_claimed)
+            cursor.execute(
+                SQL["claim"],
+                {
+                    "shards": list(self._reached),
+                    "floors": list(self._reached.values()),
+                    "limit": limit,
+                    "large": LARGE,
+                    "heads": json.dumps(self._heads),
+                    "sent": int(now * 1000),
+                },
+                prepare=True,
+            )
+            return lambda: self._take(connection, cursor, limit, now, send_by)
 
     def settle(
         self,
@@ -243,42 +267,33 @@ class PostgresOutbox:
             self._due = False
             self._next_due = 0.0  # the other shards may have some as well
 
-    def _claim_rows(self, connection: psycopg.Connection, limit: int) -> Claim | None:
-        # An idle claim is ended by the server after twice this time; see `connect`.
-        send_by = time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds()
-        now = time.time() + self._clock
-        sent = int(now * 1000)
-        cursor = connection.cursor(binary=True, row_factory=_claimed)
-        cursor.execute(
-            SQL["claim"],
-            {
-                "shards": list(self._reached),
-                "floors": list(self._reached.values()),
-                "limit": limit,
-                "large": LARGE,
-                "heads": json.dumps(self._heads),
-                "sent": sent,
-            },
-            prepare=True,
-        )
-        rows = cursor.fetchall()
-        if not rows:
-            return None
-        oldest = min(event.created for event in rows)
-        kept, cut = within(rows)
-        self._reached |= {event.shard: event.id for event in kept}
-        events = [
-            event if event.value else self._read(connection, event, sent)
-            for event in kept
-            if not event.fenced
-        ]
-        return Claim(
-            events=events,
-            fenced=[event for event in kept if event.fenced],
-            oldest_age=timedelta(seconds=max(0.0, now - oldest / 1_000_000)),
-            full=cut or len(rows) >= limit,
-            send_by=send_by,
-        )
+    def _take(
+        self,
+        connection: psycopg.Connection,
+        cursor: psycopg.Cursor[ClaimedEvent],
+        limit: int,
+        now: float,
+        send_by: float,
+    ) -> Claim | None:
+        with self._translating("reading claimed events"):
+            rows = cursor.fetchall()
+            if not rows:
+                return None
+            oldest = min(event.created for event in rows)
+            kept, cut = within(rows)
+            self._reached |= {event.shard: event.id for event in kept}
+            events = [
+                event if event.value else self._read(connection, event, int(now * 1000))
+                for event in kept
+                if not event.fenced
+            ]
+            return Claim(
+                events=events,
+                fenced=[event for event in kept if event.fenced],
+                oldest_age=timedelta(seconds=max(0.0, now - oldest / 1_000_000)),
+                full=cut or len(rows) >= limit,
+                send_by=send_by,
+            )
 
     def _read(self, connection: psycopg.Connection, event: ClaimedEvent, sent: int) -> ClaimedEvent:
         """A large event's value, or that of a table that was set up a moment ago."""
