@@ -166,7 +166,7 @@ class KafkaSettings(Section):
         default="lz4", description="Compression of produced batches."
     )
     linger: Duration = Field(
-        default=timedelta(milliseconds=1), description="Wait for fuller batches while producing."
+        default=timedelta(), description="Wait for fuller batches while producing."
     )
     delivery_timeout: Duration = Field(
         default=timedelta(seconds=20),

@@ -3,8 +3,9 @@
 While Kafka has still to acknowledge a batch, the next one is claimed and encoded, by a thread that
 lends its wait to the database; while that batch is taken over and handed to Kafka, the database marks
 the one before.
-A turn lasts as long as there is more to claim, but no longer than ``TURN``: it holds locks and a
-snapshot. Batches grow while they come back full.
+Without a backlog one thread claims what has come meanwhile before it waits. A turn lasts as long as
+there is more to claim, but no longer than ``TURN``: it holds locks and a snapshot. Batches grow while
+they come back full.
 
 Invariants:
 * a row is marked only after its own delivery report said that Kafka has it;
@@ -98,43 +99,54 @@ class _Turn:
     held: set[tuple[str, bytes]] = field(default_factory=set)  # keys with an event refused here
 
     def run(self, first: Claim) -> Sequence[BatchResult]:
-        outbox = self.cycle.outbox
+        """On backlog by two threads, else by one: it claims what has come while Kafka acknowledges, and
+        then there is little to overlap.
+        """
+        database = self.cycle._database
         began, claim, flight = self.started, first, self._send(first)
         settling: Future[BatchResult] | None = None
         while True:
-            limit = self.cycle.resize(claim)
-            follows = claim.full and not self.cycle.stop and self._has_time()
-            # With nothing to overlap, threads would only add their switching.
-            claiming = self.cycle._database.submit(self._request, limit) if follows else None
+            limit, goes_on = self.cycle.resize(claim), self._has_time() and not self.cycle.stop
+            if not claim.full:
+                self._collect(settling)
+                settling = None
+            asking: Future[_Asked] | None = None
+            asked: _Asked | None = None
+            if goes_on and claim.full:
+                asking = database.submit(self._request, limit)
+            elif goes_on:
+                asked = self._request(limit)
             try:
                 deliveries = self._wait(flight)
             except TransientError:
-                if claiming is not None:
-                    claiming.result()
+                if asking is not None:
+                    asking.result()
                 self._collect(settling)
                 if not self.results:
                     raise
                 break
             self._collect(settling)
             settling = None
-            if claiming is None:
+            if asking is not None:
+                settling = database.submit(self._settle, claim, deliveries, began)
+                asked = asking.result()
+            following = asked.take() if asked else None
+            if following is not None:
+                flight = self._send(following)
+            if asking is None:
                 self.results.append(self._settle(claim, deliveries, began))
-                break
-            settling = self.cycle._database.submit(self._settle, claim, deliveries, began)
-            began, take = claiming.result()
-            following = take()
-            if following is None:
+            if asked is None or following is None:
                 self._collect(settling)
                 break
-            claim, flight = following, self._send(following)
-        outbox.commit(self.results)
+            began, claim = asked.at, following
+        self.cycle.outbox.commit(self.results)
         return self.results
 
     def _has_time(self) -> bool:
         return time.perf_counter() - self.started < TURN
 
-    def _request(self, limit: int) -> tuple[float, Callable[[], Claim | None]]:
-        return time.perf_counter(), self.cycle.outbox.request(limit)
+    def _request(self, limit: int) -> _Asked:
+        return _Asked(time.perf_counter(), self.cycle.outbox.request(limit))
 
     def _send(self, claim: Claim) -> Flight:
         if time.monotonic() > claim.send_by:
@@ -168,6 +180,14 @@ class _Turn:
     def _collect(self, settling: Future[BatchResult] | None) -> None:
         if settling is not None:
             self.results.append(settling.result())
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A claim that the database has made, when it was asked for."""
+
+    at: float
+    take: Callable[[], Claim | None]
 
 
 @dataclass(frozen=True, slots=True)

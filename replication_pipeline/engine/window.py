@@ -27,8 +27,8 @@ from replication_pipeline.domain.errors import FatalError, PoisonError, Transien
 from replication_pipeline.domain.model import BatchResult, Role, WindowEnd, WindowTotals
 from replication_pipeline.engine.stopping import StopToken
 
-FIRST_PAUSE: Final = timedelta(milliseconds=2)
-EAGER_LOOKS: Final = 25
+FIRST_PAUSE: Final = timedelta(milliseconds=1)
+EAGER_LOOKS: Final = 50
 LONGEST_RETRY_PAUSE: Final = timedelta(seconds=5)
 Until = Literal["time", "drained", "one_cycle"]
 

@@ -59,8 +59,6 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         # Back within a second after an outage, however long it was.
         "reconnect.backoff.ms": 100,
         "reconnect.backoff.max.ms": 1000,
-        # A client that met the cluster while no broker was listed asks the bootstrap servers again.
-        "metadata.recovery.rebootstrap.trigger.ms": 5_000,
         "socket.keepalive.enable": True,
         # A batch is a round trip: never wait for a fuller packet.
         "socket.nagle.disable": True,

@@ -49,10 +49,12 @@ class LowWater:
         chosen = list(self.shards if shards is None else shards)
         return {"shards": chosen, "floors": [self.floors[shard] for shard in chosen]}
 
-    def refresh(self, connection: psycopg.Connection) -> None:
-        """Move the floors up, at most once a second. Ends the transaction, so not within a claim."""
+    def refresh(self, connection: psycopg.Connection, patience: float = 0.0) -> None:
+        """Move the floors up, at most once a second, if that is overdue by ``patience`` seconds. The
+        connection is in no transaction: each statement is one by itself.
+        """
         now = time.monotonic()
-        if now < self._next_refresh:
+        if now < self._next_refresh + patience:
             return
         self._next_refresh = now + REFRESH_EVERY
         if now >= self._next_forget:

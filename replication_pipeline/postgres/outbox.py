@@ -43,6 +43,7 @@ from replication_pipeline.settings import Settings
 SHARDS: Final = 16
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 30
 LOOK_AROUND_EVERY: Final = 1.0  # seconds between looks at the other publishers and at held rows
+PATIENCE: Final = 1.0  # seconds that such looks may be late, so that they come when nothing waits
 LOOKING_SHARE: Final = 0.05  # of the time, at most, may go into looking at held rows
 CLAIM_BYTES: Final = 8 * 2**20  # of a batch's events; one event at least
 LARGE: Final = 8192  # bytes as stored, above which an event is read by itself
@@ -70,11 +71,16 @@ class PostgresOutbox:
     _next_look: float = field(default=0.0)
     _next_due: float = field(default=0.0)
     _due: bool = field(default=False)  # rows are held whose time has come
-    _reached: dict[int, int] = field(default_factory=dict)  # shard of this turn → last id claimed
+    # Shards of this turn, and above which id they are to be claimed; and what was claimed above it.
+    _reached: dict[int, int] = field(default_factory=dict)
+    _in_hand: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._low_water = LowWater(SQL, tuple(range(SHARDS)))
-        self._session = Session(self.settings, application_name="replicator_publisher")
+        # Looks at the queue are statements by themselves; a turn begins its transaction.
+        self._session = Session(
+            self.settings, application_name="replicator_publisher", autocommit=True
+        )
 
     def claim(self, limit: int) -> Claim | None:
         """Lock up to ``limit`` rows: of this publisher's share of the shards, or within a turn of
@@ -84,9 +90,9 @@ class PostgresOutbox:
             connection = self._connection()
             if self._reached:
                 return self.request(limit)()
-            self._look_after(connection)
+            self._look_after(connection, PATIENCE)
             if not self._anything_to_do(connection):
-                connection.commit()  # a rollback would make psycopg forget its prepared statements
+                self._look_after(connection, 0.0)  # nobody waits for this meanwhile
                 return None
             self._lock_shards(connection)
             failpoint("shards_locked")
@@ -112,6 +118,7 @@ class PostgresOutbox:
                 {
                     "shards": list(self._reached),
                     "floors": list(self._reached.values()),
+                    "in_hand": self._in_hand,
                     "limit": limit,
                     "large": LARGE,
                     "heads": json.dumps(self._heads),
@@ -181,9 +188,7 @@ class PostgresOutbox:
         with self._translating("looking at held events"):
             connection = self._connection()
             row = connection.execute(SQL["anything_held"]).fetchone()
-            held = bool(row and row[0]) or self._anything_to_do(connection)
-            connection.commit()
-            return held
+            return bool(row and row[0]) or self._anything_to_do(connection)
 
     def abandon(self) -> None:
         """Drop the connection: the server rolls back, every claimed row is free again."""
@@ -223,26 +228,27 @@ class PostgresOutbox:
             )
         return connection
 
-    def _look_after(self, connection: psycopg.Connection) -> None:
-        """What is done now and then, before a turn."""
-        now = time.monotonic()
+    def _look_after(self, connection: psycopg.Connection, patience: float) -> None:
+        """What is done now and then, if it is overdue by ``patience`` seconds."""
+        now = time.monotonic() - patience
         if now >= self._next_heartbeat:
-            self._next_heartbeat = now + HEARTBEAT_EVERY
+            self._next_heartbeat = time.monotonic() + HEARTBEAT_EVERY
             self._beat(connection)
             connection.execute(SQL["refresh_captures"])
             self._learn_heads(connection)
             connection.commit()
         if now >= self._next_look:
-            self._next_look = now + LOOK_AROUND_EVERY
+            self._next_look = time.monotonic() + LOOK_AROUND_EVERY
             alive, clock = connection.execute(SQL["publishers_alive"]).fetchone() or (1, 0.0)
             self._share = -(-SHARDS // max(1, alive))
             self._clock = clock - time.time()
         if now >= self._next_due:
+            began = time.monotonic()
             row = connection.execute(SQL["anything_due"], prepare=True).fetchone()
             self._due = bool(row and row[0])
-            spent = time.monotonic() - now
-            self._next_due = now + max(LOOK_AROUND_EVERY, spent / LOOKING_SHARE)
-        self._low_water.refresh(connection)
+            ended = time.monotonic()
+            self._next_due = ended + max(LOOK_AROUND_EVERY, (ended - began) / LOOKING_SHARE)
+        self._low_water.refresh(connection, patience)
 
     def _beat(self, connection: psycopg.Connection) -> None:
         connection.execute(SQL["heartbeat"], {"instance": self.instance})
@@ -258,10 +264,13 @@ class PostgresOutbox:
 
     def _lock_shards(self, connection: psycopg.Connection) -> None:
         self._rotation = (self._rotation + 1) % SHARDS  # another shard goes first each time
-        rows = connection.execute(
-            SQL["lock_shards"], {"rotation": self._rotation, "share": self._share}, prepare=True
-        )
+        with connection.pipeline():  # one round trip
+            connection.execute("begin")
+            rows = connection.execute(
+                SQL["lock_shards"], {"rotation": self._rotation, "share": self._share}, prepare=True
+            )
         self._reached = {shard: self._low_water.floors[shard] for (shard,) in rows}
+        self._in_hand = []
         if self._due and self._reached:
             connection.execute(SQL["release_due"], {"shards": list(self._reached)})
             self._due = False
@@ -281,7 +290,11 @@ class PostgresOutbox:
                 return None
             oldest = min(event.created for event in rows)
             kept, cut = within(rows)
-            self._reached |= {event.shard: event.id for event in kept}
+            full = cut or len(rows) >= limit
+            # On backlog above what was claimed. Else lower ids may be committed at any moment.
+            if full:
+                self._reached |= {event.shard: event.id for event in kept}
+            self._in_hand = [] if full else [event.id for event in kept]
             events = [
                 event if event.value else self._read(connection, event, int(now * 1000))
                 for event in kept
@@ -291,7 +304,7 @@ class PostgresOutbox:
                 events=events,
                 fenced=[event for event in kept if event.fenced],
                 oldest_age=timedelta(seconds=max(0.0, now - oldest / 1_000_000)),
-                full=cut or len(rows) >= limit,
+                full=full,
                 send_by=send_by,
             )
 

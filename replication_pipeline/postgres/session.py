@@ -18,6 +18,7 @@ class Session:
 
     settings: Settings
     application_name: str
+    autocommit: bool = False
     _connection: psycopg.Connection | None = field(default=None)
 
     def connection(self) -> tuple[psycopg.Connection, bool]:
@@ -25,7 +26,7 @@ class Session:
         if self._connection is not None and self.is_open:
             return self._connection, False
         self._connection = connect(
-            self.settings, application_name=self.application_name, autocommit=False
+            self.settings, application_name=self.application_name, autocommit=self.autocommit
         )
         return self._connection, True
 

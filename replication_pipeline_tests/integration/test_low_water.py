@@ -267,7 +267,7 @@ def _buffers(outbox: PostgresOutbox, floors: list[int]) -> int:
     total = 0
     for name, more in (
         ("anything_waiting", {}),
-        ("claim", {"limit": 500, "large": LARGE, "heads": "{}", "sent": 0}),
+        ("claim", {"limit": 500, "large": LARGE, "in_hand": [], "heads": "{}", "sent": 0}),
     ):
         for _ in range(2):
             row = connection.execute(

@@ -284,6 +284,7 @@ def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bo
                 "floors": [0] * SHARDS,
                 "limit": 500,
                 "large": 8192,
+                "in_hand": [],
                 "heads": "{}",
                 "sent": 0,
             },

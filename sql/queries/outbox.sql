@@ -84,7 +84,7 @@ update replication.replication_queue q
 -- name: claim
 -- Locks up to %(limit)s rows FOR UPDATE, oldest first within each locked shard, and encodes them.
 -- Index: replication_queue_waiting, one range a shard and partition, so depth costs nothing.
--- `value` is empty for a row that must wait behind a held one of its key (`fenced`; index
+-- Not those `in_hand`, which this turn has claimed already. `value` is empty for a row that must wait behind a held one of its key (`fenced`; index
 -- replication_queue_held), and for one that `read` brings by itself: one with more than %(large)s bytes,
 -- whose `size` is then that of the text, or one of a table that has just been set up.
 select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar, q.record_key,
@@ -107,6 +107,7 @@ select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar,
      cross join lateral (
        select q.*, q.ctid from replication.replication_queue q
         where q.shard = s.shard and not q.held and q.id > s.floor and not q.published
+          and q.id <> all(%(in_hand)s::bigint[])
         order by q.id
         limit %(limit)s
         for update of q skip locked) q
