@@ -69,7 +69,6 @@ class LowWater:
             self.floors[shard] = max(self.floors[shard], floor)
 
     def _settle(self, connection: psycopg.Connection) -> None:
-        connection.commit()  # a transaction that has no number yet
         if self._pending is not None:
             row = connection.execute(self.sql["lowest_running"]).fetchone()
             if row is not None and row[0] > self._pending[1]:
@@ -78,6 +77,5 @@ class LowWater:
             newest = connection.execute(self.sql["newest_id"]).fetchone()
             if newest is not None and newest[0] > self._settled:
                 number = connection.execute(self.sql["own_number"]).fetchone()
-                connection.commit()
                 if number is not None:
                     self._pending = (newest[0], number[0])

@@ -217,7 +217,6 @@ class PostgresOutbox:
             pin_plans(connection, *PINNED)
             connection.execute("set plan_cache_mode = force_generic_plan")
             connection.execute("set synchronous_commit = off")
-            connection.commit()
         return connection
 
     def _of_the_turn(self) -> psycopg.Connection:
@@ -236,7 +235,6 @@ class PostgresOutbox:
             self._beat(connection)
             connection.execute(SQL["refresh_captures"])
             self._learn_heads(connection)
-            connection.commit()
         if now >= self._next_look:
             self._next_look = time.monotonic() + LOOK_AROUND_EVERY
             alive, clock = connection.execute(SQL["publishers_alive"]).fetchone() or (1, 0.0)
@@ -252,7 +250,6 @@ class PostgresOutbox:
 
     def _beat(self, connection: psycopg.Connection) -> None:
         connection.execute(SQL["heartbeat"], {"instance": self.instance})
-        connection.commit()
         self._part += 1
 
     def _anything_to_do(self, connection: psycopg.Connection) -> bool:

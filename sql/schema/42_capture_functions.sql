@@ -8,7 +8,8 @@
 --     it) is lifted above it, row and event alike, in one statement. So is a row whose version the
 --     application gave.
 --   * A column that was added, dropped, renamed or retyped is seen by the next statement.
---   * Nothing here can fail because of a value.
+--   * Nothing here can fail because of a value; but an UPDATE of a row of more than 1 GB, which PostgreSQL
+--     can not compare, does.
 --   * Within a statement, the delete of a key comes before the insert of another.
 --
 -- The statements are generated for each table by 41_capture_statements.sql and compiled into one function
