@@ -106,7 +106,7 @@ def publish_window(
     """
     publisher = settings.publisher
     cycle = PublishCycle(outbox, producer, publisher.batch_size, publisher.max_batch_size, stop)
-    with closing(cycle):
+    with rare_collections(), closing(cycle):
         return Window(
             role="publisher",
             cycle=cycle,
@@ -162,11 +162,7 @@ def publish(
 ) -> WindowTotals:
     """A whole publish window: opens what it needs, runs, closes."""
     instance = instance_name(settings, "publisher")
-    with (
-        rare_collections(),
-        open_outbox(settings, instance) as outbox,
-        open_producer(settings) as producer,
-    ):
+    with open_outbox(settings, instance) as outbox, open_producer(settings) as producer:
         totals = publish_window(
             settings,
             outbox=outbox,
