@@ -55,17 +55,18 @@ class Capture:
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             contestants = fit(connection, CONTESTANTS, console)
-            results = recorder(
-                "capture",
-                connection,
-                contestants=[contestant.name for contestant in contestants],
-                more_versions=extensions(connection),
-                rows=self.rows,
-                rounds=self.rounds,
-                seconds=self.seconds,
-                clients=self.clients,
-                warm_up=WARM_UP,
-            )
+            more_versions = extensions(connection)
+        results = recorder(
+            "capture",
+            server,
+            contestants=[contestant.name for contestant in contestants],
+            more_versions=more_versions,
+            rows=self.rows,
+            rounds=self.rounds,
+            seconds=self.seconds,
+            clients=self.clients,
+            warm_up=WARM_UP,
+        )
         templates = {c.name: make_template(server, c) for c in contestants}
         for turn in range(self.rounds + 1):
             console.print(f"round {turn} of {self.rounds}" if turn else "warm-up round")

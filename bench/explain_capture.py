@@ -250,16 +250,15 @@ class CaptureSplit:
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
         contestants = variants(server)
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            results = recorder(
-                "capture-split",
-                connection,
-                contestants=[contestant.name for contestant in contestants],
-                cumulative=True,
-                rows=self.rows,
-                rounds=self.rounds,
-                warm_up="one round; 1000 rows before each measurement",
-            )
+        results = recorder(
+            "capture-split",
+            server,
+            contestants=[contestant.name for contestant in contestants],
+            cumulative=True,
+            rows=self.rows,
+            rounds=self.rounds,
+            warm_up="one round; 1000 rows before each measurement",
+        )
         few = max(1, self.rows // ONE_BY_ONE)
         templates = {c.name: make_template(server, c) for c in contestants}
         for turn in range(self.rounds + 1):

@@ -152,15 +152,14 @@ class Publish:
     rounds: int = 3
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            results = recorder(
-                "publish",
-                connection,
-                contestants=[*WAYS],
-                events=self.events,
-                rounds=self.rounds,
-                warm_up="one round, in which round trips are counted",
-            )
+        results = recorder(
+            "publish",
+            server,
+            contestants=[*WAYS],
+            events=self.events,
+            rounds=self.rounds,
+            warm_up="one round, in which round trips are counted",
+        )
         console.print(f"filling queues of {self.events} events", highlight=False)
         templates = filled_templates(server, self.events)
         round_trips: dict[str, Value] = {}

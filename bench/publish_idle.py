@@ -38,16 +38,15 @@ class PublishIdle:
     rounds: int = 1
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            results = recorder(
-                "publish-idle",
-                connection,
-                contestants=[*WAYS],
-                seconds=self.seconds,
-                rounds=self.rounds,
-                aim_percent=AIM,
-                warm_up=f"1000 rows published, {SETTLING} s",
-            )
+        results = recorder(
+            "publish-idle",
+            server,
+            contestants=[*WAYS],
+            seconds=self.seconds,
+            rounds=self.rounds,
+            aim_percent=AIM,
+            warm_up=f"1000 rows published, {SETTLING} s",
+        )
         template = make_template(server, Ours())
         with running_broker(server) as broker:
             for turn in range(1, self.rounds + 1):

@@ -172,17 +172,16 @@ class PublishLatency:
     rounds: int = 3
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            results = recorder(
-                "publish-latency",
-                connection,
-                contestants=[*WRITERS],
-                rate=self.rate,
-                seconds=self.seconds,
-                rounds=self.rounds,
-                aims_ms=AIMS,
-                warm_up=f"one round; {WARM_UP_SECONDS} s before each measurement",
-            )
+        results = recorder(
+            "publish-latency",
+            server,
+            contestants=[*WRITERS],
+            rate=self.rate,
+            seconds=self.seconds,
+            rounds=self.rounds,
+            aims_ms=AIMS,
+            warm_up=f"one round; {WARM_UP_SECONDS} s before each measurement",
+        )
         template = make_template(server, Ours())
         with running_broker(server) as broker:
             for turn in range(self.rounds + 1):

@@ -249,16 +249,15 @@ class PublishSplit:
     rounds: int = 3
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            results = recorder(
-                "publish-split",
-                connection,
-                contestants=[ALL, *PARTS, REST],
-                events=self.events,
-                rounds=self.rounds,
-                batches_to_a_commit_one_by_one=TO_A_COMMIT,
-                warm_up="one round",
-            )
+        results = recorder(
+            "publish-split",
+            server,
+            contestants=[ALL, *PARTS, REST],
+            events=self.events,
+            rounds=self.rounds,
+            batches_to_a_commit_one_by_one=TO_A_COMMIT,
+            warm_up="one round",
+        )
         console.print(f"filling a queue of {self.events} events", highlight=False)
         template = filled_templates(server, self.events)[QUEUE]
         with running_broker(server) as broker:

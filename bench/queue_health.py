@@ -114,18 +114,17 @@ class QueueHealth:
         template = make_template(server, Ours())
         waiting = {depth: f"{depth:,} waiting".replace(",", " ") for depth in self.depths}
         hours = [f"{kind}, {when}" for kind in (ALONE, HELD) for when in ("begin", "half", "end")]
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            results = recorder(
-                "queue-health",
-                connection,
-                contestants=[*waiting.values(), *hours],
-                events=self.events,
-                batch=self.batch,
-                rounds=self.rounds,
-                captured_at_once=CAPTURED_AT_ONCE,
-                claims_per_value=CLAIMS,
-                warm_up=f"{WARM_UP_CLAIMS} claims; 1000 rows published before each hour",
-            )
+        results = recorder(
+            "queue-health",
+            server,
+            contestants=[*waiting.values(), *hours],
+            events=self.events,
+            batch=self.batch,
+            rounds=self.rounds,
+            captured_at_once=CAPTURED_AT_ONCE,
+            claims_per_value=CLAIMS,
+            warm_up=f"{WARM_UP_CLAIMS} claims; 1000 rows published before each hour",
+        )
         self._depths(server, console, template, waiting, results)
         for turn in range(1, self.rounds + 1):
             for kind in rotated([ALONE, HELD], turn):

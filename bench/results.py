@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import psycopg
-from psycopg import Connection
 
 from bench.server import settings_of
 from replication_pipeline import __version__
+from replication_pipeline.embedded import EmbeddedPostgres
 
 FOLDER: Final = Path(__file__).parent / "results"
 GIB: Final = 2**30
@@ -128,7 +128,7 @@ class Recorder:
 
 def recorder(
     scenario: str,
-    connection: Connection,
+    server: EmbeddedPostgres,
     *,
     contestants: Sequence[str],
     more_versions: Mapping[str, str] = {},
@@ -138,8 +138,11 @@ def recorder(
 
     The first contestant is what the others are compared with.
     """
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        server_version = str(connection.info.parameter_status("server_version")).split()[0]
+        server_settings = settings_of(connection)
     versions = {
-        "postgresql": str(connection.info.parameter_status("server_version")).split()[0],
+        "postgresql": server_version,
         "replication_pipeline": __version__,
         "python": platform.python_version(),
         "psycopg": psycopg.__version__,
@@ -148,7 +151,7 @@ def recorder(
         "contestants": list(contestants),
         **parameters,
         "load_before": round(os.getloadavg()[0], 2),
-        "server": settings_of(connection),
+        "server": server_settings,
     }
     return Recorder(scenario, settings, {**versions, **more_versions})
 

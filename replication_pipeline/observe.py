@@ -52,13 +52,7 @@ class BatchLog:
 
     def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
         """Log a failed attempt that will be made again."""
-        get_logger(self.role).warning(
-            "retrying",
-            instance=self.instance,
-            error=error.message,
-            attempt=attempt,
-            pause_ms=round(pause / MILLISECOND),
-        )
+        _log_retry(self.role, error, attempt, pause, instance=self.instance)
 
 
 def log_window(totals: WindowTotals, instance: str) -> None:
@@ -88,9 +82,16 @@ class RepublishLog:
 
     def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
         """Log a failed attempt that will be made again."""
-        get_logger("republisher").warning(
-            "retrying",
-            error=error.message,
-            attempt=attempt,
-            pause_ms=round(pause / MILLISECOND),
-        )
+        _log_retry("republisher", error, attempt, pause)
+
+
+def _log_retry(
+    component: str, error: TransientError, attempt: int, pause: timedelta, **context: str
+) -> None:
+    get_logger(component).warning(
+        "retrying",
+        **context,
+        error=error.message,
+        attempt=attempt,
+        pause_ms=round(pause / MILLISECOND),
+    )

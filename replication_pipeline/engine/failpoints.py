@@ -9,20 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 Point = Literal[
     "shards_locked", "claimed", "sent", "acknowledged", "marked", "counted", "committed"
 ]
-POINTS: Final[tuple[Point, ...]] = (
-    "shards_locked",
-    "claimed",
-    "sent",
-    "acknowledged",
-    "marked",
-    "counted",
-    "committed",
-)
+POINTS: Final[tuple[Point, ...]] = get_args(Point)
 _NAME, _COUNT, _SIGNAL, *_ = [*os.environ.get("REPLICATION_FAILPOINT", "").split(":"), "", ""]
 _left = int(_COUNT or 1)
 

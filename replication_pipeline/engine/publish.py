@@ -2,10 +2,9 @@
 
 While Kafka has still to acknowledge a batch, the next one is claimed and encoded, by a thread that
 lends its wait to the database; while that batch is taken over and handed to Kafka, the database marks
-the one before.
-Without a backlog one thread claims what has come meanwhile before it waits. A turn lasts as long as
-there is more to claim, but no longer than ``TURN``: it holds locks and a snapshot. Batches grow while
-they come back full.
+the one before. Without a backlog one thread claims what has come meanwhile before it waits. A turn
+lasts as long as there is more to claim, but no longer than ``TURN``: it holds locks and a snapshot.
+Batches grow while they come back full.
 
 Invariants:
 * a row is marked only after its own delivery report said that Kafka has it;
@@ -63,13 +62,11 @@ class PublishCycle:
         if claim is None:
             self._limit = self.batch_size
             return ()
-        turn = _Turn(self, started)
         try:
-            results = turn.run(claim)
+            return _Turn(self, started).run(claim)
         except BaseException:
             self.abandon()
             raise
-        return results
 
     def caught_up(self) -> bool:
         """Whether no event is left, be it refused or in another publisher's hands."""

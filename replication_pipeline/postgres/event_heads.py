@@ -6,6 +6,7 @@ It is the same for all events of a table, so whoever writes events reads it once
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 from psycopg import Connection
@@ -16,10 +17,17 @@ from replication_pipeline.postgres import queries
 SQL: Final = queries.load("outbox")
 
 
-def read_heads(connection: Connection[Any], contour: str) -> dict[str, str]:
-    """The heads of all replicated tables, by the table's name in events."""
+def read_heads(
+    connection: Connection[Any], contour: str, tables: Iterable[str] = ()
+) -> dict[str, str]:
+    """The heads of all replicated tables by the table's name in events, and of ``tables``, of which
+    some may have been removed.
+    """
     row = connection.execute(SQL["heads"], {"source": _source(connection, contour)}).fetchone()
-    return json.loads(row[0]) if row else {}
+    heads: dict[str, str] = json.loads(row[0]) if row else {}
+    for table in set(tables) - heads.keys():
+        heads[table] = head_of_removed(connection, contour, table)
+    return heads
 
 
 def head_of_removed(connection: Connection[Any], contour: str, table: str) -> str:

@@ -63,6 +63,7 @@ class PostgresOutbox:
     _rotation: int = field(default=0)
     _share: int = field(default=SHARDS)
     _heads: dict[str, str] = field(default_factory=dict)
+    _heads_as_json: str = field(default="{}")
     _clock: float = field(
         default=0.0
     )  # what the server's clock is ahead of this machine's, seconds
@@ -121,7 +122,7 @@ class PostgresOutbox:
                     "in_hand": self._in_hand,
                     "limit": limit,
                     "large": LARGE,
-                    "heads": json.dumps(self._heads),
+                    "heads": self._heads_as_json,
                     "sent": int(now * 1000),
                 },
                 prepare=True,
@@ -342,6 +343,7 @@ class PostgresOutbox:
 
     def _learn_heads(self, connection: psycopg.Connection) -> None:
         self._heads = read_heads(connection, self.settings.contour.name)
+        self._heads_as_json = json.dumps(self._heads)
 
     def _translating(self, doing: str) -> Any:
         return translating(f"contour {self.settings.contour.name}: {doing}")

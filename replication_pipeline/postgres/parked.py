@@ -22,7 +22,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.event_heads import head_of_removed, read_heads
+from replication_pipeline.postgres.event_heads import read_heads
 from replication_pipeline.postgres.failures import translating
 
 Side = Literal["publish", "apply"]
@@ -110,7 +110,7 @@ def read_image(
             return None if row is None else (bytes(row[0][:limit]), len(row[0]))
         if not event.retriable:
             return None
-        heads = _heads(connection, contour, [event])
+        heads = read_heads(connection, contour, [event.table_name or ""])
         row = connection.execute(
             SQL["image_publish"],
             {"id": event.id, "head": heads[event.table_name or ""], "sent": _now(), "limit": limit},
@@ -131,10 +131,11 @@ def retry_parked(
         if side == "publish":
             connection.execute(SQL["lock_all_shards"])
         chosen = list_parked(connection, sides=[side], table=table, reason=reason, ids=ids)
-        row = connection.execute(
-            SQL[f"retry_{side}"], {"ids": [event.id for event in chosen]}
-        ).fetchone()
-        return int(row[0]) if row else 0
+        ids = [event.id for event in chosen]
+        due = connection.execute(SQL[f"retry_{side}"], {"ids": ids}).fetchall()
+        if side == "publish":
+            _release_behind(connection, due)
+    return len(due)
 
 
 def discard_parked(
@@ -156,33 +157,29 @@ def discard_parked(
         if side == "publish":
             connection.execute(SQL["lock_all_shards"])
             chosen = list_parked(connection, sides=[side], ids=ids)
+            tables = [event.table_name or "" for event in chosen]
             parameters |= {
                 "ids": [event.id for event in chosen],
                 "reasons": [event.reason for event in chosen],
                 "details": [event.detail for event in chosen],
-                "heads": json.dumps(_heads(connection, contour, chosen)),
+                "heads": json.dumps(read_heads(connection, contour, tables)),
                 "sent": _now(),
             }
         gone = connection.execute(SQL[f"discard_{side}"], parameters).fetchall()
         if side == "publish":
-            connection.execute(
-                SQL["release_behind"],
-                {"tables": [table for table, _ in gone], "keys": [key for _, key in gone]},
-            )
+            _release_behind(connection, gone)
     return Counter(table or "?" for table, _ in gone)
+
+
+def _release_behind(connection: Connection[Any], keys: Sequence[tuple[str, str]]) -> None:
+    connection.execute(
+        SQL["release_behind"],
+        {"tables": [table for table, _ in keys], "keys": [key for _, key in keys]},
+    )
 
 
 def _ids(ids: Sequence[int] | None) -> list[int] | None:
     return None if ids is None else list(ids)
-
-
-def _heads(
-    connection: Connection[Any], contour: str, events: Sequence[ParkedEvent]
-) -> dict[str, str]:
-    heads = read_heads(connection, contour)
-    for table in {event.table_name or "" for event in events} - heads.keys():
-        heads[table] = head_of_removed(connection, contour, table)
-    return heads
 
 
 def _now() -> int:

@@ -30,7 +30,7 @@ from replication_pipeline.domain.model import ClaimedEvent
 from replication_pipeline.engine.republish import KeyRange, Page, Plan, Selection, TablePlan
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import pin_plans
-from replication_pipeline.postgres.event_heads import head_of_removed, read_heads
+from replication_pipeline.postgres.event_heads import read_heads
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.outbox import SHARDS
 from replication_pipeline.postgres.session import Session
@@ -56,7 +56,7 @@ class PostgresArchive:
     settings: Settings
     _session: Session = field(init=False)
     _seen: dict[int, Moment] = field(default_factory=dict)  # shard → the notes are up to there
-    _heads: dict[str, str] = field(default_factory=dict)
+    _heads: str = field(default="{}")  # of the plan's tables, as the queries take them
     _held_at: Moment | None = field(default=None)
     _held: int | None = field(default=None)
 
@@ -181,7 +181,8 @@ class PostgresArchive:
         tables = tuple(TablePlan(*row) for row in connection.execute(SQL["planned"]))
         epoch = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
         oldest = _one(connection, "oldest", {"since": selection.since or epoch})
-        self._learn_heads(connection, tables)
+        names = [plan.table for plan in tables]
+        self._heads = json.dumps(read_heads(connection, self.settings.contour.name, names))
         connection.commit()
         # From here on few rows are looked for among many.
         pin_plans(connection, "enable_seqscan", "enable_hashjoin", "enable_mergejoin")
@@ -203,17 +204,11 @@ class PostgresArchive:
                 "slot": slot,
                 "ids": [id_ for id_, _ in rows],
                 "places": [place for _, place in rows],
-                "heads": json.dumps(self._heads),
+                "heads": self._heads,
                 "sent": int(time.time() * 1000),
             },
         )
         return [ClaimedEvent._make(row) for row in cursor]
-
-    def _learn_heads(self, connection: psycopg.Connection, tables: tuple[TablePlan, ...]) -> None:
-        contour = self.settings.contour.name
-        self._heads = read_heads(connection, contour)
-        for table in {plan.table for plan in tables} - self._heads.keys():
-            self._heads[table] = head_of_removed(connection, contour, table)
 
     def _translating(self, doing: str) -> Any:
         return translating(f"contour {self.settings.contour.name}: {doing}")

@@ -16,6 +16,7 @@ from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import Shared, contour_in
 from replication_pipeline_tests.integration.outbox import drain, due, publisher, settle
+from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -27,8 +28,7 @@ DEEP = 20_000
 def shared(postgres: EmbeddedPostgres, templates: dict[str, str]) -> Iterator[Shared]:
     with contour_in(postgres, templates["a"], "low_water") as contour:
         # A refused event is parked at once.
-        publishing = contour.settings.publisher.model_copy(update={"max_attempts": 1})
-        contour.settings = contour.settings.model_copy(update={"publisher": publishing})
+        contour.settings = with_settings(contour.settings, publisher={"max_attempts": 1})
         yield Shared(contour)
 
 

@@ -21,6 +21,7 @@ from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOu
 from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
 from replication_pipeline_tests.integration.outbox import settle
+from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -170,15 +171,11 @@ def test_an_event_too_large_for_kafka_is_parked_and_fences_only_its_key(
     make_contours: MakeContours, kafka: EmbeddedKafka
 ) -> None:
     contour, _ = make_contours(USERS, ["users"])
-    small = contour.settings.model_copy(
-        update={
-            "kafka": contour.settings.kafka.model_copy(update={"max_message_bytes": 20_000}),
-            "publisher": contour.settings.publisher.model_copy(
-                update={"retry_backoff": timedelta(milliseconds=50)}
-            ),
-        }
+    contour.settings = with_settings(
+        contour.settings,
+        kafka={"max_message_bytes": 20_000},
+        publisher={"retry_backoff": timedelta(milliseconds=50)},
     )
-    contour.settings = small
     contour.run(
         "insert into users (id, name) values "
         "(1, (select string_agg(md5(g::text), '') from generate_series(1, 2000) g)), (2, 'fine')"
@@ -205,10 +202,9 @@ def test_events_of_a_missing_topic_are_held_and_the_others_flow(
     contour, _ = make_contours(f"{USERS}; create table orders (id bigint primary key)", ["users"])
     with connect(contour.settings, application_name="test") as connection:
         installer.setup_table(connection, contour.settings, "orders")
-    publisher = contour.settings.publisher.model_copy(
-        update={"retry_backoff": timedelta(milliseconds=100)}
+    contour.settings = with_settings(
+        contour.settings, publisher={"retry_backoff": timedelta(milliseconds=100)}
     )
-    contour.settings = contour.settings.model_copy(update={"publisher": publisher})
     contour.run("insert into orders select generate_series(1, 50)")
     contour.run("insert into users (id) select generate_series(1, 50)")
     contour.run("delete from orders where id = 1")

@@ -22,6 +22,7 @@ from replication_pipeline_tests.integration.history import (
     setup,
 )
 from replication_pipeline_tests.integration.outbox import drain, publisher
+from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -262,9 +263,7 @@ def test_two_cleanups_at_once(items: Contour) -> None:
     items.run("insert into items (id) select generate_series(1, 2000)")
     finish(items, "record_key <> '{\"id\":7}'")
     age_ring(items)
-    settings = items.settings.model_copy(
-        update={"cleanup": items.settings.cleanup.model_copy(update={"batch_size": 100})}
-    )
+    settings = with_settings(items.settings, cleanup={"batch_size": 100})
     both = threading.Barrier(2, timeout=30)
     results: list[CleanupResult] = []
 

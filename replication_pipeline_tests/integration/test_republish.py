@@ -27,6 +27,7 @@ from replication_pipeline_tests.conftest import (
     settle,
 )
 from replication_pipeline_tests.integration.test_publish import events_of
+from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -330,10 +331,9 @@ def test_a_lost_connection_is_made_anew(users: list[Contour], kafka: EmbeddedKaf
 
 def test_an_outage_of_kafka_is_waited_out(users: list[Contour], kafka: EmbeddedKafka) -> None:
     contour = users[0]
-    kafka_settings = contour.settings.kafka.model_copy(
-        update={"delivery_timeout": timedelta(seconds=2)}
+    contour.settings = with_settings(
+        contour.settings, kafka={"delivery_timeout": timedelta(seconds=2)}
     )
-    contour.settings = contour.settings.model_copy(update={"kafka": kafka_settings})
     contour.run("insert into users (id) select generate_series(1, 200)")
     contour.publish()
     failed = threading.Event()
@@ -384,8 +384,7 @@ def test_a_refusal_ends_it_and_says_where(
     contour, _ = make_contours(USERS, ["users"])
     contour.run("insert into users (id) values (1)")
     contour.publish()
-    elsewhere = contour.settings.kafka.model_copy(update={"topic_prefix": "nowhere."})
-    contour.settings = contour.settings.model_copy(update={"kafka": elsewhere})
+    contour.settings = with_settings(contour.settings, kafka={"topic_prefix": "nowhere."})
     with pytest.raises(
         FatalError, match=r"refused event .* of table users: .*UNKNOWN_TOPIC"
     ) as told:

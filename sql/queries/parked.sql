@@ -65,34 +65,22 @@ select event from replication.parked_events where id = %(id)s
 select shard from replication.publish_shards order by shard for update
 
 -- name: retry_publish
--- Waiting again, with all attempts before it; its key's later events follow it. A row that was too
--- large for its image stays: there is nothing to send. Under `lock_all_shards`.
+-- Waiting again, with all attempts before it; `release_behind` follows. A row that was too large for
+-- its image stays: there is nothing to send. Under `lock_all_shards`.
 -- Index: replication_queue_held.
-with chosen as (
-  update replication.replication_queue
-     set parked_at = null, held = false, retry_at = null, attempts = 0
-   where held and parked_at is not null and id = any(%(ids)s::bigint[])
-     and (payload is not null or operation = 'DELETE')
-  returning table_name, record_key
-), released as (
-  update replication.replication_queue q
-     set held = false
-    from (select distinct table_name, record_key from chosen) c
-   where q.held and hashtext(q.record_key) = hashtext(c.record_key) and q.record_key = c.record_key
-     and q.table_name = c.table_name and q.parked_at is null and q.retry_at is null
-)
-select count(*) from chosen
+update replication.replication_queue
+   set parked_at = null, held = false, retry_at = null, attempts = 0
+ where held and parked_at is not null and id = any(%(ids)s::bigint[])
+   and (payload is not null or operation = 'DELETE')
+returning table_name, record_key
 
 -- name: retry_apply
 -- Due at once; an applier takes it within consumer.retry_parked. Locks: the rows; waits for an applier
 -- that tries one of them at this moment. What is no event at all is never tried.
-with chosen as (
-  update replication.parked_events
-     set retried_at = '-infinity', attempts = 1
-   where id = any(%(ids)s::bigint[]) and reason <> 'malformed'
-  returning id
-)
-select count(*) from chosen
+update replication.parked_events
+   set retried_at = '-infinity', attempts = 1
+ where id = any(%(ids)s::bigint[]) and reason <> 'malformed'
+returning table_name, record_key
 
 -- name: discard_publish
 -- From the queue into the record of discarded events, whole; one without its image with its key alone.
@@ -120,7 +108,7 @@ select 'publish', q.event_id, q.table_name, q.record_key, q.operation, q.version
 returning table_name, record_key
 
 -- name: release_behind
--- The events behind discarded ones wait for a publisher again, in their order; those that stand behind
+-- The events behind those retried or discarded wait for a publisher again, in their order; those that stand behind
 -- another held event of the key are held again by the next claim. Under `lock_all_shards`.
 -- Index: replication_queue_held.
 update replication.replication_queue q
