@@ -1,0 +1,209 @@
+"""The steps of applying a batch, within a transaction that somebody else begins and commits.
+
+Decisions are made in SQL (``sql/queries/apply.sql``) under row locks, table by table; this module only
+says which statement follows which: stage, lock, decide; park children without parents; write; park
+deletes of rows that have children; bury and delete; keep what is parked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from replication_pipeline.domain.errors import PoisonError, TransientError
+from replication_pipeline.domain.model import BatchResult, Message
+from replication_pipeline.domain.version import microseconds_of
+from replication_pipeline.postgres.apply_plan import TablePlan
+from replication_pipeline.postgres.catalog import Table, parents_first
+from replication_pipeline.postgres.plans import Plans
+from replication_pipeline.settings import Settings
+
+
+@dataclass(slots=True)
+class Staged:
+    """One table's part of a batch, and what became of it."""
+
+    plan: TablePlan
+    messages: Sequence[Message]
+    own: int = 0
+    duplicates: int = 0
+    staged: int = 0
+    applied: int = 0
+    skipped: int = 0
+    parked: int = 0
+    conflicts: int = 0
+    lag: timedelta = timedelta()
+    parked_ids: Sequence[tuple[int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySteps:
+    """The steps, on one connection. ``PoisonError`` where an event can't be applied: roll back."""
+
+    settings: Settings
+    plans: Plans
+    connection: psycopg.Connection
+
+    def apply(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
+        """Write what is newer, park what has to wait. ``again``: events that were parked, of which
+        ``processed_events`` knows already.
+        """
+        parts = self._stage_all(messages, again=again)
+        self._guard_parents(parts)
+        for part in parts:
+            self._write(part)
+        self._delete_all(parts)
+        for part in parts:
+            self._finish(part)
+        return parts
+
+    def _stage_all(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
+        by_table: dict[str, list[Message]] = {}
+        plans: dict[str, TablePlan] = {}
+        for message in messages:
+            plan = self.plans.of(message)
+            plans[plan.table.name] = plan
+            by_table.setdefault(plan.table.name, []).append(message)
+        ordered = parents_first(p.table for p in plans.values())
+        parts = [Staged(plans[table.name], by_table[table.name]) for table in ordered]
+        for part in parts:
+            self._stage(part, again=again)
+            self._execute(part.plan.lock_rows)
+            self._execute(part.plan.decide, {"table": part.plan.table.name})
+        return parts
+
+    def _stage(self, part: Staged, *, again: bool) -> None:
+        skew = self.settings.consumer.max_clock_skew
+        now = datetime.now(UTC)
+        row = self._execute(
+            part.plan.stage,
+            {
+                "events": _json_array(part.messages),
+                "contour": self.settings.contour.name,
+                "again": again,
+                "newest_clock": int((now + skew).timestamp() * 1_000_000),
+            },
+        ).fetchone()
+        assert row is not None
+        incoming, well_formed, foreign, fresh, part.staged, oldest = row
+        if not well_formed == incoming == len(part.messages):
+            raise PoisonError(
+                f"{part.plan.table.name}: not an event of replication_pipeline",
+                reason="malformed",
+                remedy="find out who else writes to the topic",
+            )
+        part.own = incoming - foreign
+        part.duplicates = 0 if again else foreign - fresh
+        if oldest is not None:
+            age = now.timestamp() - microseconds_of(oldest) / 1_000_000
+            part.lag = timedelta(seconds=max(0.0, age))
+
+    def _guard_parents(self, parts: list[Staged]) -> None:
+        """No row is written whose parent is missing. A parent in the batch counts, unless it is
+        parked itself: hence again and again until nothing more is parked.
+        """
+        # First without locks, then the parents that are left are locked, then once more: a parent
+        # that came in between belongs to an event that is parked already, and one that left is seen.
+        staged = _staged_tables(parts)
+        orphans = [s for part in parts for s in part.plan.park_orphans(staged)]
+        self._until_stable(orphans)
+        for part in parts:
+            for statement in part.plan.lock_parents:
+                self._execute(statement)
+        self._until_stable(orphans)
+
+    def _write(self, part: Staged) -> None:
+        name = {"table": part.plan.table.name}
+        row = self._execute(
+            part.plan.record_conflicts,
+            name | {"contour_id": self.settings.contour.id},
+        ).fetchone()
+        part.conflicts = row[0] if row else 0
+        if part.plan.make_way is not None:
+            self._execute(part.plan.make_way)
+        self._execute(part.plan.upsert(), {"missing": None})
+        for (missing,) in self._execute(part.plan.column_sets).fetchall():
+            self._execute(part.plan.upsert(missing), {"missing": missing})
+        if self._execute(part.plan.sweep_resurrected, name).rowcount:
+            raise TransientError(
+                f"contour {self.settings.contour.name}: rows of {part.plan.table.name} were deleted "
+                "here while the batch was applied; it is decided again"
+            )
+
+    def _delete_all(self, parts: list[Staged]) -> None:
+        staged = _staged_tables(parts)
+        self._until_stable([s for part in parts for s in part.plan.park_referenced(staged)])
+        for part in reversed(parts):
+            self._execute(part.plan.bury, {"table": part.plan.table.name})
+            self._execute(part.plan.delete_rows)
+
+    def _until_stable(self, statements: Sequence[sql.Composed]) -> None:
+        """Repeat: what is parked by one statement may be what another one relied on."""
+        while sum(self._execute(statement).rowcount for statement in statements):
+            pass
+
+    def _finish(self, part: Staged) -> None:
+        row = self._execute(part.plan.count_verdicts).fetchone()
+        assert row is not None
+        part.applied, part.skipped, part.parked = row
+        part.skipped += max(0, len(part.messages) - part.own - part.duplicates - part.staged)
+        if part.parked:
+            seqs = [s for s, _ in self._execute(part.plan.parked_seqs)]
+            messages = [part.messages[seq - 1] for seq in seqs]
+            part.parked_ids = self._execute(
+                part.plan.park_staged,
+                {
+                    "table": part.plan.table.name,
+                    "seqs": seqs,
+                    "topics": [m.topic for m in messages],
+                    "partitions": [m.partition for m in messages],
+                    "offsets": [m.offset for m in messages],
+                    "events": [m.value for m in messages],
+                },
+            ).fetchall()
+
+    def _execute(
+        self, statement: sql.Composed, parameters: dict[str, Any] | None = None
+    ) -> psycopg.Cursor[Any]:
+        return self.connection.execute(statement, parameters or {}, prepare=True)
+
+
+def _staged_tables(parts: Sequence[Staged]) -> dict[int, Table]:
+    return {part.plan.table.relation: part.plan.table for part in parts}
+
+
+def _json_array(messages: Sequence[Message]) -> str:
+    """The messages as one array. One that is no object would shift the others' places: refused."""
+    for message in messages:
+        value = (message.value or b"").strip()
+        if value[:1] != b"{" or value[-1:] != b"}":
+            raise PoisonError("an event is not a JSON object", reason="malformed")
+    try:
+        return "[" + ",".join((m.value or b"null").decode() for m in messages) + "]"
+    except UnicodeDecodeError:
+        raise PoisonError("an event is not UTF-8", reason="malformed") from None
+
+
+def total(parts: Sequence[Staged], messages: Sequence[Message]) -> BatchResult:
+    """What became of ``messages``, over all tables."""
+    parked = sum(part.parked for part in parts)
+    return BatchResult(
+        role="applier",
+        count=len(messages),
+        processed=len(messages) - parked,
+        parked=parked,
+        applied=sum(part.applied for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        own=sum(part.own for part in parts),
+        duplicates=sum(part.duplicates for part in parts),
+        conflicts=sum(part.conflicts for part in parts),
+        bytes=sum(len(message.value or b"") for message in messages),
+        lag=max((part.lag for part in parts), default=timedelta()),
+        per_table=Counter({part.plan.table.name: part.applied for part in parts if part.applied}),
+    )
