@@ -136,6 +136,16 @@ def test_an_id_that_commits_late_is_claimed(
     raise_floors(items, outbox)
 
 
+def test_the_very_first_event_of_a_queue_is_claimed(items: Contour, outbox: PostgresOutbox) -> None:
+    """A publisher that was there before it does not take its id for one that is over."""
+    items.run("alter sequence replication.replication_queue_id_seq restart")
+    for _ in range(4):
+        assert outbox.claim(10) is None
+        due(outbox)
+    insert(items, 1)
+    assert [id_ for id_, _ in drain(outbox)] == [1]
+
+
 def test_an_id_that_is_rolled_back_holds_nothing_up(items: Contour, outbox: PostgresOutbox) -> None:
     late = items.session()
     late.execute("insert into items (id) values (1)")

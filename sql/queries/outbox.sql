@@ -21,7 +21,8 @@ select exists (select from replication.replication_queue
                 where held and parked_at is null and retry_at is not null)
 
 -- name: newest_id
-select last_value from replication.replication_queue_id_seq
+-- A sequence that nobody has drawn from shows the id that will come.
+select last_value - (not is_called)::integer from replication.replication_queue_id_seq
 
 -- name: own_number
 -- After `newest_id`: whoever drew that id or a smaller one has a lower number.
