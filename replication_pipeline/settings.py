@@ -64,6 +64,7 @@ def _not_negative(value: timedelta) -> timedelta:
     return value
 
 
+ForeignKeyPolicy = Literal["delete_children", "set_null", "restore_parent", "park"]
 Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_not_negative)]
 
 
@@ -202,6 +203,13 @@ class TableOptions(Section):
         default=None, description="Send TRUNCATE as a DELETE of every row, instead of refusing it."
     )
 
+    foreign_keys: dict[str, ForeignKeyPolicy] = Field(
+        default_factory=dict,
+        description="By constraint of this table, what becomes of its rows when another contour has "
+        "deleted the row they reference, instead of the constraint's ON DELETE action. The same in "
+        "every contour.",
+    )
+
     @model_validator(mode="after")
     def _one_list(self) -> TableOptions:
         if self.include is not None and self.exclude is not None:
@@ -271,6 +279,11 @@ class ConsumerSettings(Section):
     )
     retry_parked: Duration = Field(
         default=timedelta(seconds=2), description="How often waiting events are tried again."
+    )
+    foreign_key_patience: Duration = Field(
+        default=timedelta(seconds=10),
+        description="A delete waits so long for its row's children to be deleted by events still on "
+        "their way; then the foreign key's policy decides.",
     )
     session_timeout: Duration = Field(
         default=timedelta(seconds=10),

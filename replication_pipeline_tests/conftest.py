@@ -139,7 +139,11 @@ def make_contours(
     made: list[Contour] = []
 
     def make(
-        ddl: str, tables: list[str], *, count: int = 2, **sections: dict[str, Any]
+        ddl: str,
+        tables: list[str] | dict[str, Any],
+        *,
+        count: int = 2,
+        **sections: dict[str, Any],
     ) -> list[Contour]:
         number = next(_numbers)
         prefix = f"t{number}-{uuid.uuid4().hex[:6]}."
@@ -170,7 +174,7 @@ def make_contours(
                 for table in tables:
                     installer.setup_table(connection, settings, table)
         if broker:
-            ensure_topics(made[-1].settings, tables)
+            ensure_topics(made[-1].settings, list(tables))
         return made[-count:]
 
     yield make

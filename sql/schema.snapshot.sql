@@ -287,6 +287,26 @@ CREATE FUNCTION replication.earliest_version() RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select ((pg_catalog.date_part('epoch', pg_catalog.statement_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8 operator(pg_catalog.-) 1000000) operator(pg_catalog.<<) 10 $$;
 ALTER FUNCTION replication.earliest_version() OWNER TO postgres;
+CREATE TABLE replication.contour (
+    only_row boolean DEFAULT true NOT NULL,
+    name text NOT NULL,
+    id integer NOT NULL,
+    incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
+    schema_version integer NOT NULL,
+    installed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    upgraded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT contour_id_check CHECK (((id >= 1) AND (id <= 1023))),
+    CONSTRAINT contour_name_check CHECK ((name ~ '^[a-z][a-z0-9_]{0,30}$'::text)),
+    CONSTRAINT contour_only_row_check CHECK (only_row)
+);
+ALTER TABLE replication.contour OWNER TO replication_owner;
+CREATE FUNCTION replication.event_origin(c replication.contour) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3)
+$$;
+ALTER FUNCTION replication.event_origin(c replication.contour) OWNER TO postgres;
 CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
@@ -731,8 +751,7 @@ declare
   function_name constant text := format('replication.%I', 'capture_' || of_table);
   t replication.replicated_tables;
   c constant replication.contour := (select c from replication.contour c);
-  event_origin constant text :=
-    '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3);
+  event_origin constant text := replication.event_origin(c);
 begin
   -- Two sessions that replace a function at once fail; the second one must see what the first has done.
   perform pg_advisory_xact_lock(hashtext('replication.capture'), of_table);
@@ -1120,6 +1139,40 @@ begin
   end if;
 end $$;
 ALTER FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) OWNER TO postgres;
+CREATE FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid[], above bigint[]) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+  t constant replication.replicated_tables := replication.current_table(of_table);
+  c constant replication.contour := (select c from replication.contour c);
+  seed constant text := to_hex(replication.clock() >> 4) || replication.event_origin(c);
+  replication_role constant text := current_setting('session_replication_role');
+  former text[];
+  renewed bigint;
+begin
+  -- No trigger may alter the rows or capture them a second time; values are written as capture does.
+  perform set_config('session_replication_role', 'replica', true);
+  former := replication.pin_text_settings(t);
+  execute format($sql$
+with __renewed as (
+  update %1$s t
+     set replication_version = replication.next_version(greatest(w.above, t.replication_version))
+    from unnest($3, $4, $5) as w(leaf, place, above)
+   where t.tableoid = w.leaf and t.ctid = w.place
+  returning %2$s as __key, %3$s as __payload, null::json as __before,
+            t.replication_version as __version, w.above as __base, 'UPDATE' as __operation
+)$sql$, t.relation, replication.key_expression(t, 't'), replication.image_expression(t, 't', null))
+    || replication.queue_insert(
+         t, '(select nextval(''replication.replication_queue_id_seq'') as __id, r.* from __renewed r) __e',
+         false, false, '$1', '$2')
+    using seed, pg_current_xact_id()::text::bigint, leaves, places, above;
+  get diagnostics renewed = row_count;
+  perform replication.restore_settings(former);
+  perform set_config('session_replication_role', replication_role, true);
+  return renewed;
+end $_$;
+ALTER FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid[], above bigint[]) OWNER TO replication_owner;
 CREATE FUNCTION replication.restore_settings(former text[]) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1493,19 +1546,6 @@ CREATE TABLE replication.consumer_offsets (
 )
 WITH (fillfactor='50');
 ALTER TABLE replication.consumer_offsets OWNER TO replication_owner;
-CREATE TABLE replication.contour (
-    only_row boolean DEFAULT true NOT NULL,
-    name text NOT NULL,
-    id integer NOT NULL,
-    incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
-    schema_version integer NOT NULL,
-    installed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    upgraded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT contour_id_check CHECK (((id >= 1) AND (id <= 1023))),
-    CONSTRAINT contour_name_check CHECK ((name ~ '^[a-z][a-z0-9_]{0,30}$'::text)),
-    CONSTRAINT contour_only_row_check CHECK (only_row)
-);
-ALTER TABLE replication.contour OWNER TO replication_owner;
 CREATE TABLE replication.discarded_events (
     id bigint NOT NULL,
     side text NOT NULL,
@@ -1922,6 +1962,11 @@ REVOKE ALL ON FUNCTION replication.drop_triggers(part regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.drop_triggers(part regclass) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.earliest_version() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.earliest_version() TO replication_owner;
+GRANT SELECT ON TABLE replication.contour TO replication_publisher;
+GRANT SELECT ON TABLE replication.contour TO replication_consumer;
+GRANT SELECT ON TABLE replication.contour TO replication_monitor;
+REVOKE ALL ON FUNCTION replication.event_origin(c replication.contour) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.event_origin(c replication.contour) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_owner;
 GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_publisher;
@@ -1975,6 +2020,8 @@ REVOKE ALL ON FUNCTION replication.remove_published(retention interval, most int
 GRANT ALL ON FUNCTION replication.remove_published(retention interval, most integer) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid[], above bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid[], above bigint[]) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.restore_settings(former text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.restore_settings(former text[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.revive_statement(t replication.replicated_tables) FROM PUBLIC;
@@ -2014,9 +2061,6 @@ GRANT ALL ON FUNCTION replication.with_current_key(t replication.replicated_tabl
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_offsets TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;
-GRANT SELECT ON TABLE replication.contour TO replication_publisher;
-GRANT SELECT ON TABLE replication.contour TO replication_consumer;
-GRANT SELECT ON TABLE replication.contour TO replication_monitor;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_publisher;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_consumer;
 GRANT SELECT ON TABLE replication.discarded_events TO replication_monitor;

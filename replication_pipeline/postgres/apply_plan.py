@@ -55,10 +55,10 @@ class TablePlan:
         return sql.SQL(TEMPLATES["upsert"]).format(
             table=names.table,
             stage=names.stage,
-            columns=_comma(_name(c.name) for c in columns),
-            staged_columns=_comma(names.staged(c.name) for c in columns),
-            staged_keys=_comma(names.staged(k) for k in self.table.keys),
-            keys=_comma(_name(k) for k in self.table.keys),
+            columns=comma(_name(c.name) for c in columns),
+            staged_columns=comma(names.staged(c.name) for c in columns),
+            staged_keys=comma(names.staged(k) for k in self.table.keys),
+            keys=comma(_name(k) for k in self.table.keys),
             assignments=sql.SQL("").join(
                 sql.SQL("{0} = excluded.{0}, ").format(_name(c.name))
                 for c in columns
@@ -79,11 +79,30 @@ class TablePlan:
                 stage=names.stage,
                 same_key=names.same_key(),
                 constraint_name=_literal(key.name),
-                child=_identifier(*key.child_name),
-                child_matches=_child_matches(key),
+                child=identifier(*key.child_name),
+                child_matches=child_matches(key),
                 and_not_leaving=_and_not_leaving(staged.get(key.child)),
             )
             for key in self.table.referenced_by
+        ]
+
+    def park_moved(self, staged: dict[int, Table]) -> list[sql.Composed]:
+        """One statement a foreign key that points at other columns than the primary key's."""
+        names = _Names(self.table)
+        return [
+            sql.SQL(TEMPLATES["park_moved"]).format(
+                table=names.table,
+                stage=names.stage,
+                same_key=names.same_key(),
+                constraint_name=_literal(key.name),
+                old_values=comma(_of("t", c) for c in key.parent_columns),
+                new_values=comma(names.staged(c) for c in key.parent_columns),
+                child=identifier(*key.child_name),
+                child_matches=child_matches(key),
+                and_not_leaving=_and_not_leaving(staged.get(key.child), key),
+            )
+            for key in self.table.referenced_by
+            if not set(key.parent_columns) <= set(self.table.keys)
         ]
 
     def _park_orphans(self, key: ForeignKey, parent: Table | None) -> sql.Composed:
@@ -96,7 +115,7 @@ class TablePlan:
                 "where p.verdict = 'apply' and p.op <> 'd' and {match})"
             ).format(
                 stage=theirs.stage,
-                match=_and(
+                match=conjunction(
                     sql.SQL("{} = {}").format(theirs.staged(parent_column), names.staged(child))
                     for child, parent_column in zip(
                         key.child_columns, key.parent_columns, strict=True
@@ -105,9 +124,9 @@ class TablePlan:
             )
         return sql.SQL(TEMPLATES["park_orphans"]).format(
             stage=names.stage,
-            parent=_identifier(*key.parent_name),
+            parent=identifier(*key.parent_name),
             constraint_name=_literal(key.name),
-            child_columns_set=_and(
+            child_columns_set=conjunction(
                 sql.SQL("{} is not null").format(names.staged(c)) for c in key.child_columns
             ),
             parent_matches=_parent_matches(names, key),
@@ -122,7 +141,7 @@ def plan(table: Table) -> TablePlan:
     columns = table.columns
     numbers = [c for c in columns if c.identity_always and c.name not in table.keys]
     common = {"table": names.table, "stage": names.stage, "same_key": names.same_key()}
-    record_keys = _comma(sql.SQL("f.record -> {}").format(_literal(k)) for k in table.keys)
+    record_keys = comma(sql.SQL("f.record -> {}").format(_literal(k)) for k in table.keys)
     simple = {
         name: template[name].format(**common)
         for name in (
@@ -134,7 +153,7 @@ def plan(table: Table) -> TablePlan:
         table=table,
         create_stage=template["create_stage"].format(
             stage=names.stage,
-            stage_definitions=_comma(
+            stage_definitions=comma(
                 sql.SQL("{} {}").format(names.stage_column(c.name), _type(c)) for c in columns
             ),
         ),
@@ -144,19 +163,19 @@ def plan(table: Table) -> TablePlan:
             column_names=_texts(c.name for c in columns),
             record_keys=record_keys,
             record_key=_record_key(table.keys),
-            columns=_comma(names.stage_column(c.name) for c in columns),
-            values=_comma(_decoded(c) for c in columns),
-            wire_definitions=_comma(_wire_definition(c) for c in columns),
+            columns=comma(names.stage_column(c.name) for c in columns),
+            values=comma(_decoded(c) for c in columns),
+            wire_definitions=comma(_wire_definition(c) for c in columns),
         ),
         lock_rows=template["lock_rows"].format(
-            **common, target_keys=_comma(_of("t", k) for k in table.keys)
+            **common, target_keys=comma(_of("t", k) for k in table.keys)
         ),
         record_conflicts=template["record_conflicts"].format(
             **common,
-            staged_columns=_comma(
+            staged_columns=comma(
                 sql.SQL("{} as {}").format(names.staged(c.name), _name(c.name)) for c in columns
             ),
-            target_columns=_comma(_of("t", c.name) for c in columns),
+            target_columns=comma(_of("t", c.name) for c in columns),
         ),
         make_way=template["make_way"].format(
             **common,
@@ -169,14 +188,14 @@ def plan(table: Table) -> TablePlan:
         settle=template["settle"].format(
             table=names.table,
             and_not_referenced=_and_not_referenced(names, table),
-            **_ripe(table),
+            **key_from_json(table),
         ),
         lock_parents=tuple(
             template["lock_parents"].format(
                 stage=names.stage,
-                parent=_identifier(*key.parent_name),
+                parent=identifier(*key.parent_name),
                 parent_matches=_parent_matches(names, key),
-                parent_columns=_comma(_of("p", column) for column in key.parent_columns),
+                parent_columns=comma(_of("p", column) for column in key.parent_columns),
             )
             for key in table.references
         ),
@@ -193,33 +212,36 @@ class _Names:
 
     @property
     def table(self) -> sql.Identifier:
-        return _identifier(self.of.schema, self.of.relation_name)
+        return identifier(self.of.schema, self.of.relation_name)
 
     @property
     def stage(self) -> sql.Identifier:
         # The fingerprint makes a changed table get a new stage within the same session.
-        return _identifier("pg_temp", f"stage_{self.of.table_id}_{self.of.fingerprint[:8]}")
+        return identifier("pg_temp", f"stage_{self.of.table_id}_{self.of.fingerprint[:8]}")
 
     def stage_column(self, column: str) -> sql.Identifier:
         position = [c.name for c in self.of.columns].index(column)
-        return _identifier(f"c{position + 1}")
+        return identifier(f"c{position + 1}")
 
     def staged(self, column: str) -> sql.Composed:
-        return sql.SQL("{}.{}").format(_identifier(self.alias), self.stage_column(column))
+        return sql.SQL("{}.{}").format(identifier(self.alias), self.stage_column(column))
 
     def same_key(self) -> sql.Composed:
-        return _and(sql.SQL("{} = {}").format(_of("t", k), self.staged(k)) for k in self.of.keys)
+        return conjunction(
+            sql.SQL("{} = {}").format(_of("t", k), self.staged(k)) for k in self.of.keys
+        )
 
 
 def _parent_matches(names: _Names, key: ForeignKey) -> sql.Composed:
-    return _and(
+    return conjunction(
         sql.SQL("{} = {}").format(_of("p", parent), names.staged(child))
         for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
     )
 
 
-def _child_matches(key: ForeignKey) -> sql.Composed:
-    return _and(
+def child_matches(key: ForeignKey) -> sql.Composed:
+    """Row ``c`` references row ``t`` by ``key``."""
+    return conjunction(
         sql.SQL("{} = {}").format(_of("c", child), _of("t", parent))
         for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
     )
@@ -231,39 +253,50 @@ def _and_not_referenced(names: _Names, table: Table) -> sql.Composed:
         sql.SQL(
             "and not exists (select from {table} t join {child} c on {child_matches}, "
             "jsonb_to_record(coalesce(b.long_key, b.record_key)::jsonb) as r({key_definitions}) "
-            "where {ripe_key})"
+            "where {ripe_key} and coalesce(t.replication_version, 0) <= b.version)"
         ).format(
             table=names.table,
-            child=_identifier(*key.child_name),
-            child_matches=_child_matches(key),
-            **_ripe(table),
+            child=identifier(*key.child_name),
+            child_matches=child_matches(key),
+            **key_from_json(table),
         )
         for key in table.referenced_by
     )
 
 
-def _ripe(table: Table) -> dict[str, sql.Composed]:
-    """A tombstone's key ``b.record_key`` read back into columns ``r``, and compared with ``t``."""
+def key_from_json(table: Table) -> dict[str, sql.Composed]:
+    """A canonical key read back into columns ``r``, and compared with row ``t``."""
     by_name = {c.name: c for c in table.columns}
     return {
-        "key_definitions": _comma(_wire_definition(by_name[k]) for k in table.keys),
-        "ripe_key": _and(
+        "key_definitions": comma(_wire_definition(by_name[k]) for k in table.keys),
+        "ripe_key": conjunction(
             sql.SQL("{} = {}").format(_of("t", k), _decoded(by_name[k])) for k in table.keys
         ),
     }
 
 
-def _and_not_leaving(table: Table | None) -> sql.Composable:
-    """Children that are deleted in the same batch don't hold their parent back."""
+def _and_not_leaving(table: Table | None, key: ForeignKey | None = None) -> sql.Composable:
+    """Children that are deleted in the same batch don't hold their parent back; nor, where updates
+    have not been made yet, do those that will reference another row by ``key``.
+    """
     if table is None:
         return sql.SQL("")
     gone = _Names(table, alias="g")
+    or_moves: sql.Composable = sql.SQL("")
+    if key is not None:
+        or_moves = sql.SQL("or ({}) is distinct from ({})").format(
+            comma(gone.staged(c) for c in key.child_columns),
+            comma(_of("c", c) for c in key.child_columns),
+        )
     return sql.SQL(
         "and not exists (select from {stage} g "
-        "where g.verdict = 'apply' and g.op = 'd' and {match})"
+        "where g.verdict = 'apply' and (g.op = 'd' {or_moves}) and {match})"
     ).format(
         stage=gone.stage,
-        match=_and(sql.SQL("{} = {}").format(_of("c", k), gone.staged(k)) for k in table.keys),
+        or_moves=or_moves,
+        match=conjunction(
+            sql.SQL("{} = {}").format(_of("c", k), gone.staged(k)) for k in table.keys
+        ),
     )
 
 
@@ -293,7 +326,8 @@ def _type(column: Column) -> sql.SQL:
 # psycopg looks for placeholders in the whole text, quoted names included: a % stands doubled.
 
 
-def _identifier(*names: str) -> sql.Identifier:
+def identifier(*names: str) -> sql.Identifier:
+    """A quoted name."""
     return sql.Identifier(*(name.replace("%", "%%") for name in names))
 
 
@@ -302,20 +336,22 @@ def _literal(text: str) -> sql.Literal:
 
 
 def _name(name: str) -> sql.Identifier:
-    return _identifier(name)
+    return identifier(name)
 
 
 def _of(alias: str, name: str) -> sql.Identifier:
-    return _identifier(alias, name)
+    return identifier(alias, name)
 
 
 def _texts(names: Iterable[str]) -> sql.Composed:
-    return sql.SQL("array[{}]::text[]").format(_comma(_literal(n) for n in names))
+    return sql.SQL("array[{}]::text[]").format(comma(_literal(n) for n in names))
 
 
-def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+    """A list."""
     return sql.SQL(", ").join(parts)
 
 
-def _and(parts: Iterable[sql.Composable]) -> sql.Composed:
+def conjunction(parts: Iterable[sql.Composable]) -> sql.Composed:
+    """All of them."""
     return sql.SQL(" and ").join(parts)

@@ -111,12 +111,16 @@ class ApplySteps:
         # First without locks, then the parents that are left are locked, then once more: a parent
         # that came in between belongs to an event that is parked already, and one that left is seen.
         staged = _staged_tables(parts)
-        orphans = [s for part in parts for s in part.plan.park_orphans(staged)]
-        self._until_stable(orphans)
+        checks = [
+            statement
+            for part in parts
+            for statement in (*part.plan.park_orphans(staged), *part.plan.park_moved(staged))
+        ]
+        self._until_stable(checks)
         for part in parts:
             for statement in part.plan.lock_parents:
                 self._execute(statement)
-        self._until_stable(orphans)
+        self._until_stable(checks)
 
     def _write(self, part: Staged) -> None:
         name = {"table": part.plan.table.name}

@@ -25,7 +25,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """A constraint between two tables; ``child_columns[i]`` references ``parent_columns[i]``."""
+    """A constraint between two tables; ``child_columns[i]`` references ``parent_columns[i]``.
+
+    ``on_delete`` is PostgreSQL's letter for the action (``pg_constraint.confdeltype``), and
+    ``null_columns`` are those that SET NULL would set.
+    """
 
     name: str
     child: int
@@ -34,6 +38,8 @@ class ForeignKey:
     parent: int
     parent_name: tuple[str, str]
     parent_columns: tuple[str, ...]
+    on_delete: str
+    null_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +66,11 @@ def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[st
     keys = [
         ForeignKey(
             name, child, (child_schema, child_table), tuple(child_columns), parent,
-            (parent_schema, parent_table), tuple(parent_columns),
+            (parent_schema, parent_table), tuple(parent_columns), on_delete, tuple(null_columns),
         )
         for (
             name, child, child_schema, child_table, child_columns, parent, parent_schema,
-            parent_table, parent_columns,
+            parent_table, parent_columns, on_delete, null_columns,
         ) in connection.execute(sql["foreign_keys"], {"relations": relations})
     ]  # fmt: skip
     return {

@@ -29,14 +29,18 @@ from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.apply_steps import ApplySteps, total
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.foreign_keys import BlockedDelete, ForeignKeyPolicies
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline.postgres.session import Session
 from replication_pipeline.settings import Settings
 
 SQL: Final = queries.load("apply")
+FOREIGN_KEYS: Final = queries.load("foreign_keys")
 APPLICATION_NAME: Final = "replicator_consumer"
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 15
 EMPTY: Final = BatchResult(role="applier")
+
+_ParkedRow = tuple[int, str, int, int, bytes]  # id, topic, partition, offset, event
 
 
 @dataclass(slots=True)
@@ -100,7 +104,7 @@ class PostgresInbox:
         """
         self._look_after()
         try:
-            return self._retry(limit, eagerly=eagerly) or EMPTY
+            result = self._retry(limit, eagerly=eagerly) or EMPTY
         except PoisonError:
             # One of them fails for its content: one by one, so that it holds up no other.
             result = EMPTY
@@ -109,7 +113,7 @@ class PostgresInbox:
                 if one is None:
                     break
                 result = merge(result, one)
-            return result
+        return merge(result, self._decide_blocked()) if self._anything_parked else result
 
     def close(self) -> None:
         """Mark the worker as ended and disconnect."""
@@ -200,33 +204,72 @@ class PostgresInbox:
                 row = connection.execute(SQL["anything_parked"]).fetchone()
                 self._anything_parked = bool(row and row[0])
                 return None
-            messages = [
-                Message(Topic(topic), partition, offset, event)
-                for _, topic, partition, offset, event in rows
-            ]
             self._begin(connection)
-            try:
-                with connection.transaction(), translating("applying a parked event"):
-                    parts = self._steps(connection).apply(messages, again=True)
-                    connection.execute(SQL["check_constraints"])  # not only at commit
-            except PoisonError as error:
-                if len(messages) > 1:
-                    raise
-                self._park_message(connection, messages[0], error)
-                return EMPTY
-            still = {id_ for part in parts for (id_,) in part.parked_ids}
-            ids = [row[0] for row in rows if row[0] not in still]
-            done = connection.execute(SQL["remove_parked"], {"ids": ids}).rowcount
-            result = replace(
-                total(parts, messages),
-                count=done,
-                processed=done,
-                parked=0,
-                failed=0,
-                lag=timedelta(),
-            )
-            self._count(connection, result)
-            return result
+            return self._apply_again(connection, rows)
+
+    def _apply_again(
+        self, connection: psycopg.Connection, rows: Sequence[_ParkedRow]
+    ) -> BatchResult:
+        """Apply parked events, and remove those that are parked no more."""
+        messages = [
+            Message(Topic(topic), partition, offset, event)
+            for _, topic, partition, offset, event in rows
+        ]
+        try:
+            with connection.transaction(), translating("applying a parked event"):
+                parts = self._steps(connection).apply(messages, again=True)
+                connection.execute(SQL["check_constraints"])  # not only at commit
+        except PoisonError as error:
+            if len(messages) > 1:
+                raise
+            self._park_message(connection, messages[0], error)
+            return EMPTY
+        still = {id_ for part in parts for (id_,) in part.parked_ids}
+        ids = [row[0] for row in rows if row[0] not in still]
+        done = connection.execute(SQL["remove_parked"], {"ids": ids}).rowcount
+        result = replace(
+            total(parts, messages),
+            count=done,
+            processed=done,
+            parked=0,
+            failed=0,
+            lag=timedelta(),
+        )
+        self._count(connection, result)
+        return result
+
+    def _decide_blocked(self) -> BatchResult:
+        """Let foreign keys' policies decide about deletes that have waited long enough, each in a
+        transaction of its own.
+        """
+        result, last = EMPTY, 0
+        while True:
+            with self._transaction("deciding about a delete that has children here") as connection:
+                row = connection.execute(
+                    FOREIGN_KEYS["blocked_delete"],
+                    {
+                        "tables": [p.table.name for p in self._plans],
+                        "after": last,
+                        "patience": self.settings.consumer.foreign_key_patience,
+                    },
+                ).fetchone()
+                if row is None:
+                    return result
+                last, *_, table, key, version = row
+                self._begin(connection)
+                blocked = BlockedDelete(self._plans.by_name(table).table, key, version)
+                if self._policies(connection).decide(blocked) != "waits":
+                    result = merge(result, self._apply_again(connection, [row[:5]]))
+
+    def _policies(self, connection: psycopg.Connection) -> ForeignKeyPolicies:
+        return ForeignKeyPolicies(
+            connection,
+            {
+                (plan.table.relation, constraint): policy
+                for plan in self._plans
+                for constraint, policy in self.settings.tables[plan.table.name].foreign_keys.items()
+            },
+        )
 
     def _settle(self, table_plan: TablePlan) -> None:
         name = {"table": table_plan.table.name}
@@ -236,6 +279,23 @@ class PostgresInbox:
         with self._transaction("settling deletes") as connection:
             self._begin(connection)
             connection.execute(table_plan.settle, name, prepare=True)
+            if table_plan.table.referenced_by:
+                self._decide_unsettled(connection, table_plan)
+
+    def _decide_unsettled(self, connection: psycopg.Connection, table_plan: TablePlan) -> None:
+        """What did not settle has children: it is decided as if the delete came now."""
+        parents = connection.execute(
+            FOREIGN_KEYS["unsettled_parents"],
+            {
+                "table": table_plan.table.name,
+                "patience": self.settings.consumer.foreign_key_patience,
+            },
+        ).fetchall()
+        policies = self._policies(connection)
+        for key, version in parents:
+            policies.decide(BlockedDelete(table_plan.table, key, version))
+        if parents:
+            connection.execute(table_plan.settle, {"table": table_plan.table.name}, prepare=True)
 
     def _park_message(
         self, connection: psycopg.Connection, message: Message, error: PoisonErrorLike

@@ -68,6 +68,10 @@ class Plans:
                 f"{message.topic} [{message.partition}] offset {message.offset}: no event",
                 reason="malformed" if table else "unknown_table",
             )
+        return self.by_name(table)
+
+    def by_name(self, table: str) -> TablePlan:
+        """The plan of a table; ``FatalError`` where it is not set up here."""
         try:
             return self._by_table[table]
         except KeyError:

@@ -89,7 +89,17 @@ def test_errors_that_quote_rows_are_not_kept(raised: psycopg.Error) -> None:
 
 def table(name: str, relation: int, *references: int) -> Table:
     keys = tuple(
-        ForeignKey(f"{name}_{to}", relation, ("public", name), ("x",), to, ("public", "p"), ("id",))
+        ForeignKey(
+            f"{name}_{to}",
+            relation,
+            ("public", name),
+            ("x",),
+            to,
+            ("public", "p"),
+            ("id",),
+            "a",
+            ("x",),
+        )
         for to in references
     )
     return Table(name, relation, "public", name, ("id",), relation, "f", (), keys, ())

@@ -151,6 +151,15 @@ update {stage} s
    and not exists (select from {parent} p where {parent_matches})
    {or_staged_parent}
 
+-- name: park_moved
+-- A referenced value that is not the key's changes: not under children that stay with the old one.
+update {stage} s
+   set verdict = 'park', reason = 'referenced', detail = {constraint_name}
+  from {table} t
+ where s.verdict = 'apply' and s.op <> 'd' and {same_key} and ({old_values}) is distinct from ({new_values})
+   and coalesce(t.replication_version, 0) < s.version
+   and exists (select from {child} c where {child_matches} {and_not_leaving})
+
 -- name: record_conflicts
 -- Concurrent: the writer had not seen the version that stands here. A version of a third contour
 -- that is newer may well have been made in the light of this one, so only own ones count then.

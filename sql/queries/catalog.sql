@@ -30,7 +30,11 @@ select k.conname, k.conrelid::oid::bigint, cn.nspname, cc.relname,
        k.confrelid::oid::bigint, pn.nspname, pc.relname,
        (select array_agg(a.attname::text order by u.position)
           from unnest(k.confkey) with ordinality u(attnum, position)
-          join pg_catalog.pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.attnum)
+          join pg_catalog.pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.attnum),
+       k.confdeltype::text,
+       (select array_agg(a.attname::text order by a.attnum)
+          from pg_catalog.pg_attribute a
+         where a.attrelid = k.conrelid and a.attnum = any(coalesce(k.confdelsetcols, k.conkey)))
   from pg_catalog.pg_constraint k
   join pg_catalog.pg_class cc on cc.oid = k.conrelid
   join pg_catalog.pg_namespace cn on cn.oid = cc.relnamespace

@@ -125,6 +125,12 @@ returns void language sql set search_path = pg_catalog, pg_temp as $$
   select set_config(former[i][1], former[i][2], true) from generate_subscripts(former, 1) i
 $$;
 
+-- The middle of an event id, which says where the event is from: see refresh_capture().
+create or replace function replication.event_origin(c replication.contour)
+returns text language sql stable set search_path = pg_catalog, pg_temp as $$
+  select '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3)
+$$;
+
 -- Compiles the capture function of one table.
 create or replace function replication.refresh_capture(of_table integer)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $refresh$
@@ -132,8 +138,7 @@ declare
   function_name constant text := format('replication.%I', 'capture_' || of_table);
   t replication.replicated_tables;
   c constant replication.contour := (select c from replication.contour c);
-  event_origin constant text :=
-    '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3);
+  event_origin constant text := replication.event_origin(c);
 begin
   -- Two sessions that replace a function at once fail; the second one must see what the first has done.
   perform pg_advisory_xact_lock(hashtext('replication.capture'), of_table);
