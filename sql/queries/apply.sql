@@ -122,17 +122,17 @@ select count(*) from (
 
 -- name: decide
 -- A snapshot taken after the locks. An incoming version at or below the row's, or the tombstone's,
--- is not newer: skip.
+-- is not newer: skip. Indexes: primary keys, one look-up each an event.
 update {stage} s
-   set current_version = f.current_version, buried_version = f.buried_version,
-       verdict = case when s.version <= greatest(f.current_version, f.buried_version, 0)
-                      then 'skip' else s.verdict end
-  from (select s.seq, t.replication_version as current_version, b.version as buried_version
-          from {stage} s
-          left join {table} t on {same_key}
-          left join replication.replication_tombstones b
-            on b.table_name = %(table)s and b.record_key = replication.tombstone_key(s.record_key)) f
- where f.seq = s.seq and s.verdict = 'apply'
+   set (current_version, buried_version, verdict) = (
+     select f.current_version, f.buried_version,
+            case when s.version <= greatest(f.current_version, f.buried_version, 0)
+                 then 'skip' else s.verdict end
+       from (select (select t.replication_version from {table} t where {same_key}) as current_version,
+                    (select b.version from replication.replication_tombstones b
+                      where b.table_name = %(table)s
+                        and b.record_key = replication.tombstone_key(s.record_key)) as buried_version) f)
+ where s.verdict = 'apply'
 
 -- name: lock_parents
 -- Locks: parent rows FOR KEY SHARE, as a foreign key's own trigger would. Index: the referenced key.
