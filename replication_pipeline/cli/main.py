@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from replication_pipeline import __version__
-from replication_pipeline.cli import demo, inspect, parked, republish, setup, windows
+from replication_pipeline.cli import (
+    demo,
+    doctor,
+    inspect,
+    parked,
+    republish,
+    setup,
+    windows,
+)
 from replication_pipeline.domain.errors import ReplicationError
 
 app = typer.Typer(
@@ -28,6 +36,7 @@ app = typer.Typer(
 setup.register(app)
 windows.register(app)
 inspect.register(app)
+doctor.register(app)
 parked.register(app)
 republish.register(app)
 demo.register(app)

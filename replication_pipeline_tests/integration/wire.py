@@ -36,8 +36,11 @@ class Receiver:
         messages: list[Message] = []
         before = dict(self._offsets)
         for value in values:
-            table = json.loads(value)["source"]["table"]
-            topic = topic_for(table, prefix=self.contour.settings.kafka.topic_prefix)
+            source = json.loads(value)["source"]
+            schema = "" if source["schema"] == "public" else f"{source['schema']}."
+            topic = topic_for(
+                schema + source["table"], prefix=self.contour.settings.kafka.topic_prefix
+            )
             offset = self._offsets.get(topic, 0)
             messages.append(Message(topic, 0, offset, value))
             self._offsets[topic] = offset + 1
