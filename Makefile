@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 UV := 0.13.9
 STAMP := $(VENV)/.installed
 ARGS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit bench check format lock snapshot clean
@@ -28,8 +29,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## Two contours, Kafka and the Dagster UI on this machine (ARGS="--seconds 60")
 	@exec $(BIN)/replication-pipeline demo $(ARGS)
 
-test: $(STAMP)  ## The whole suite on real servers
-	$(BIN)/pytest $(ARGS)
+test: $(STAMP)  ## The whole suite on real servers, in WORKERS processes, each with servers of its own
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-unit: $(STAMP)  ## The tests that need no server
 	$(BIN)/pytest -m unit $(ARGS)
