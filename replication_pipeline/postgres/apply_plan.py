@@ -33,6 +33,8 @@ class TablePlan:
     table: Table
     create_stage: sql.Composed
     stage: sql.Composed
+    has_rivals: sql.Composed
+    reduce: sql.Composed
     lock_rows: sql.Composed
     decide: sql.Composed
     column_sets: sql.Composed
@@ -141,12 +143,11 @@ def plan(table: Table) -> TablePlan:
     columns = table.columns
     numbers = [c for c in columns if c.identity_always and c.name not in table.keys]
     common = {"table": names.table, "stage": names.stage, "same_key": names.same_key()}
-    record_keys = comma(sql.SQL("f.record -> {}").format(_literal(k)) for k in table.keys)
     simple = {
         name: template[name].format(**common)
         for name in (
-            "decide", "column_sets", "sweep_resurrected", "bury", "delete_rows", "parked_seqs",
-            "park_staged", "count_verdicts",
+            "has_rivals", "reduce", "decide", "column_sets", "sweep_resurrected", "bury",
+            "delete_rows", "parked_seqs", "park_staged", "count_verdicts",
         )
     }  # fmt: skip
     return TablePlan(
@@ -161,7 +162,6 @@ def plan(table: Table) -> TablePlan:
             stage=names.stage,
             key_names=_texts(table.keys),
             column_names=_texts(c.name for c in columns),
-            record_keys=record_keys,
             record_key=_record_key(table.keys),
             columns=comma(names.stage_column(c.name) for c in columns),
             values=comma(_decoded(c) for c in columns),

@@ -98,6 +98,8 @@ class ApplySteps:
                 reason="malformed",
                 remedy="find out who else writes to the topic",
             )
+        if part.staged > 1 and self._only(part.plan.has_rivals):
+            part.staged = self._only(part.plan.reduce)
         part.own = incoming - foreign
         part.duplicates = 0 if again else foreign - fresh
         if oldest is not None:
@@ -171,6 +173,11 @@ class ApplySteps:
                     "events": [m.value for m in messages],
                 },
             ).fetchall()
+
+    def _only(self, statement: sql.Composed) -> Any:
+        row = self._execute(statement).fetchone()
+        assert row is not None
+        return row[0]
 
     def _execute(
         self, statement: sql.Composed, parameters: dict[str, Any] | None = None

@@ -61,42 +61,42 @@ create temporary table if not exists {stage} (
 
 -- name: stage
 -- One parameter holds the whole batch as a JSON array. Own events and events already processed are
--- left out; of the rest the newest of each key is kept.
-with incoming as (
-  select e.seq, (e.doc -> 'source' ->> 'event_id')::uuid as event_id,
-         e.doc -> 'source' ->> 'contour' as contour,
-         (e.doc -> 'source' ->> 'row_version')::bigint as version,
-         (e.doc -> 'source' ->> 'base_version')::bigint as base_version, e.doc ->> 'op' as op,
-         case when e.doc ->> 'op' = 'd' then e.doc -> 'before' else e.doc -> 'after' end as record
-    from jsonb_array_elements(%(events)s::jsonb) with ordinality as e(doc, seq)
-), well_formed as (
-  select * from incoming
-   where event_id is not null and contour is not null and version > 0
-     and op in ('c', 'u', 'd', 'r') and jsonb_typeof(record) = 'object' and record ?& {key_names}
-), foreign_events as (
-  select * from well_formed where contour <> %(contour)s
+-- left out. Each object is opened once: reading a field by -> copies what it is in.
+with incoming as materialized (
+  select i.*, i.event_id is not null and i.contour is not null and i.version > 0
+              and i.op in ('c', 'u', 'd', 'r') and jsonb_typeof(i.record) = 'object'
+              and i.record ?& {key_names} as well_formed
+    from (
+      select e.seq, o.event_id, o.contour, o.row_version as version, o.base_version, e.op,
+             case when e.op = 'd' then e.before else e.after end as record
+        from rows from (jsonb_to_recordset(%(events)s::jsonb)
+                          as (op text, source jsonb, before jsonb, after jsonb))
+             with ordinality as e(op, source, before, after, seq)
+        left join lateral jsonb_to_record(case when jsonb_typeof(e.source) = 'object' then e.source end)
+             as o(event_id uuid, contour text, row_version bigint, base_version bigint) on true) i
+), counts as (
+  select count(*) as incoming, count(*) filter (where well_formed) as well_formed,
+         count(*) filter (where well_formed and contour <> %(contour)s) as from_others,
+         min(version) filter (where well_formed and contour <> %(contour)s) as oldest
+    from incoming
 ), fresh as (
   insert into replication.processed_events (event_id)
-  select distinct event_id from foreign_events where not %(again)s
+  select event_id from incoming where well_formed and contour <> %(contour)s and not %(again)s
   on conflict do nothing
   returning event_id
-), newest as (
-  select distinct on ({record_keys}) f.seq, f.event_id, f.contour, f.version,
-         case when bool_and(f.base_version is not null) over same_writer
-              then min(f.base_version) over same_writer end as base_version,
-         f.op, f.record,
-         case when f.op <> 'd' and not f.record ?& {column_names}
-              then array(select unnest({column_names}) except select jsonb_object_keys(f.record)
+), described as (
+  select i.*,
+         case when i.op <> 'd' and not i.record ?& {column_names}
+              then array(select unnest({column_names}) except select jsonb_object_keys(i.record)
                           order by 1)
          end as missing_columns,
-         case when f.op <> 'd' and f.record - {column_names} <> '{{}}'::jsonb
+         case when i.op <> 'd' and i.record - {column_names} <> '{{}}'::jsonb
               then (select string_agg(k, ', ' order by k)
-                      from jsonb_object_keys(f.record - {column_names}) k)
+                      from jsonb_object_keys(i.record - {column_names}) k)
          end as unknown_columns
-    from foreign_events f
-   where %(again)s or f.event_id in (select event_id from fresh)
-  window same_writer as (partition by {record_keys}, f.contour)
-   order by {record_keys}, f.version desc, f.seq desc
+    from incoming i
+   where i.well_formed and i.contour <> %(contour)s
+     and (%(again)s or i.event_id in (select event_id from fresh))
 ), staged as (
   insert into {stage} (seq, event_id, contour, version, base_version, op, record_key,
                        missing_columns, verdict, reason, detail, {columns})
@@ -107,12 +107,34 @@ with incoming as (
          case when n.unknown_columns is not null then 'unknown_column'
               when n.version >> 10 > %(newest_clock)s then 'clock_skew' end,
          coalesce(n.unknown_columns, ''), {values}
-    from newest n cross join lateral jsonb_to_record(n.record) as r({wire_definitions})
+    from described n cross join lateral jsonb_to_record(n.record) as r({wire_definitions})
   returning 1
 )
-select (select count(*) from incoming), (select count(*) from well_formed),
-       (select count(*) from foreign_events), (select count(*) from fresh),
-       (select count(*) from staged), (select min(version) from foreign_events)
+select c.incoming, c.well_formed, c.from_others, (select count(*) from fresh),
+       (select count(*) from staged), c.oldest
+  from counts c
+
+-- name: has_rivals
+-- Whether a key has several events: then `reduce` follows.
+select exists (select from {stage} group by record_key having count(*) > 1)
+
+-- name: reduce
+-- The newest event of each key stays. What one contour did in several steps counts as one, from the version
+-- that the first step replaced. Returns how many stay.
+with ranked as materialized (
+  select s.ctid as place, row_number() over (same_key order by s.version desc, s.seq desc) as rank,
+         case when bool_and(s.base_version is not null) over same_writer
+              then min(s.base_version) over same_writer end as base
+    from {stage} s
+  window same_key as (partition by s.record_key collate "C"),
+         same_writer as (partition by s.record_key collate "C", s.contour collate "C")
+), superseded as (
+  delete from {stage} s using ranked r where r.rank > 1 and s.ctid = r.place
+), newest as (
+  update {stage} s set base_version = r.base
+    from ranked r where r.rank = 1 and s.ctid = r.place and s.base_version is distinct from r.base
+)
+select count(*) from ranked where rank = 1
 
 -- name: lock_rows
 -- Locks: the target rows, in key order. Index: primary key.
@@ -122,7 +144,8 @@ select count(*) from (
 
 -- name: decide
 -- A snapshot taken after the locks. An incoming version at or below the row's, or the tombstone's,
--- is not newer: skip. Indexes: primary keys, one look-up each an event.
+-- is not newer: skip. Indexes: primary keys, one look-up each an event. Where the event replaces what its
+-- writer saw there is nothing to decide, and nothing is written.
 update {stage} s
    set (current_version, buried_version, verdict) = (
      select f.current_version, f.buried_version,
@@ -133,6 +156,12 @@ update {stage} s
                       where b.table_name = %(table)s
                         and b.record_key = replication.tombstone_key(s.record_key)) as buried_version) f)
  where s.verdict = 'apply'
+   and (s.op = 'd' or s.version <= coalesce(s.base_version, 0)
+        or coalesce((select t.replication_version from {table} t where {same_key}), 0)
+           <> coalesce(s.base_version, 0)
+        or (select b.version from replication.replication_tombstones b
+             where b.table_name = %(table)s
+               and b.record_key = replication.tombstone_key(s.record_key)) > coalesce(s.base_version, 0))
 
 -- name: lock_parents
 -- Locks: parent rows FOR KEY SHARE, as a foreign key's own trigger would. Index: the referenced key.
