@@ -38,7 +38,7 @@ def instance_name(settings: Settings, role: Role) -> str:
 @contextmanager
 def rare_collections() -> Iterator[None]:
     """Let the garbage collector look less often. Batches are thousands of tuples that hold no cycles
-    and live for milliseconds; looking through them takes a tenth of a publisher's processor time.
+    and live for milliseconds; looking through them takes a tenth of a window's processor time.
     """
     usual = gc.get_threshold()
     gc.set_threshold(100_000, *usual[1:])
@@ -134,22 +134,25 @@ def apply_window(
 
     ``FatalError`` when an operator has to act; outages are waited out.
     """
-    return Window(
-        role="applier",
-        cycle=ApplyCycle(
-            consumer,
-            inbox,
-            batch_size=settings.consumer.batch_size,
-            poll_timeout=settings.consumer.poll_interval,
-            retry_parked_every=settings.consumer.retry_parked,
-        ),
-        stop=stop,
-        observer=observer or BatchLog("applier", instance, settings.logging.batch_lines),
-        length=length,
-        until=until,
-        poll_interval=timedelta(),  # the consumer's poll is the wait
-        caught_up=consumer.caught_up,
-    ).run()
+    cycle = ApplyCycle(
+        consumer,
+        inbox,
+        batch_size=settings.consumer.batch_size,
+        max_batch_size=settings.consumer.max_batch_size,
+        poll_timeout=settings.consumer.poll_interval,
+        retry_parked_every=settings.consumer.retry_parked,
+    )
+    with rare_collections():
+        return Window(
+            role="applier",
+            cycle=cycle,
+            stop=stop,
+            observer=observer or BatchLog("applier", instance, settings.logging.batch_lines),
+            length=length,
+            until=until,
+            poll_interval=timedelta(),  # the consumer's poll is the wait
+            caught_up=consumer.caught_up,
+        ).run()
 
 
 def publish(

@@ -263,7 +263,18 @@ class PublisherSettings(Section):
 class ConsumerSettings(Section):
     """Kafka → tables."""
 
-    batch_size: int = Field(default=500, ge=1, le=20_000, description="Most events of one batch.")
+    batch_size: int = Field(
+        default=500,
+        ge=1,
+        le=20_000,
+        description="Most events of one batch, as long as no more wait.",
+    )
+    max_batch_size: int = Field(
+        default=5_000,
+        ge=1,
+        le=100_000,
+        description="Up to here batches grow by themselves on backlog.",
+    )
     poll_interval: Duration = Field(
         default=timedelta(milliseconds=500), description="Longest wait for events in one look."
     )

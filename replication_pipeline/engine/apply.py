@@ -1,4 +1,4 @@
-"""One apply cycle: consume → apply → commit.
+"""One apply cycle: consume → apply → commit. Batches grow while they come back full.
 
 Offsets live in the contour's own database and move in the transaction that writes the rows, so a
 batch is applied entirely or not at all, however the process dies. A batch that the database refuses
@@ -28,22 +28,32 @@ EMPTY = BatchResult(role="applier")
 
 @dataclass(slots=True)
 class ApplyCycle:
-    """Polls up to ``batch_size`` events a call, and looks after parked ones now and then."""
+    """Polls up to ``batch_size`` events a call, up to ``max_batch_size`` on backlog, and looks after
+    parked ones now and then.
+    """
 
     consumer: EventConsumer
     inbox: Inbox
     batch_size: int
+    max_batch_size: int
     poll_timeout: timedelta
     retry_parked_every: timedelta
     _parked_due: float = field(default=0.0)
     _progress: bool = field(default=True)
+    _limit: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._limit = self.batch_size
 
     def __call__(self) -> Sequence[BatchResult]:
         """Run one cycle; no result means that nothing arrived in ``poll_timeout``."""
         # While parked events still come free there is work in hand: only look what has arrived.
         batch = self.consumer.poll(
-            self.batch_size, timedelta() if self._progress else self.poll_timeout
+            self._limit, timedelta() if self._progress else self.poll_timeout
         )
+        full = batch is not None and len(batch.messages) >= self._limit
+        largest = max(self.batch_size, self.max_batch_size)
+        self._limit = min(self._limit * 2, largest) if full else self.batch_size
         result = EMPTY if batch is None else self._timed(batch)
         parked = self._retry_parked(eagerly=bool(result.applied) or self._progress)
         whole = merge(result, parked)
