@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit bench check format lock snapshot clean
+.PHONY: help setup demo test test-unit simulate bench check format lock snapshot clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test: $(STAMP)  ## The whole suite on real servers, in WORKERS processes, each w
 
 test-unit: $(STAMP)  ## The tests that need no server
 	$(BIN)/pytest -m unit $(ARGS)
+
+simulate: $(STAMP)  ## The rules alone in a million worlds, minutes (SEEDS=1000000, ARGS="--replay 7")
+	$(BIN)/python -m replication_pipeline_tests.simulation --seeds $(or $(SEEDS),1000000) $(ARGS)
 
 bench: $(STAMP)  ## Measure, half an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
 	$(BIN)/python -m bench run $(or $(ARGS),all)
