@@ -14,20 +14,16 @@ import time
 from typing import Final
 
 from replication_pipeline_tests.simulation.mutants import MUTANTS
-from replication_pipeline_tests.simulation.world import CONTOURS, REAL, STEPS, BrokenError, run
+from replication_pipeline_tests.simulation.world import (
+    CONTOURS,
+    REAL,
+    STEPS,
+    BrokenError,
+    broken_in,
+    run,
+)
 
 CHUNK: Final = 2_000
-
-
-def broken_in(seeds: range) -> list[str]:
-    """What is wrong in worlds with these seeds."""
-    found = []
-    for seed in seeds:
-        try:
-            run(seed)
-        except BrokenError as error:
-            found.append(str(error))
-    return found
 
 
 def many(first: int, count: int, processes: int) -> int:

@@ -293,3 +293,14 @@ def _version(version: int) -> str:
 def run(seed: int, rules: Rules = REAL, tell: Tell | None = None) -> None:
     """One world. Raises ``BrokenError``."""
     World(seed, rules, tell).run()
+
+
+def broken_in(seeds: range) -> list[str]:
+    """What is wrong in the worlds with these seeds."""
+    found = []
+    for seed in seeds:
+        try:
+            run(seed)
+        except BrokenError as error:
+            found.append(str(error))
+    return found
