@@ -5,6 +5,7 @@ Only the primary message and names of objects are passed on. DETAIL is never rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
@@ -28,11 +29,14 @@ TOLD_IN_FULL: Final = ("08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57
 # The longest matching prefix decides.
 VERDICTS: Final[dict[str, Verdict]] = {
     "08": "retry",  # connection exceptions
+    "10": "park",  # an XQuery expression and its content
     "21": "park",  # cardinality violation
     "22": "park",  # data exceptions: a value that does not fit here
     "23": "park",  # integrity constraints
+    "25": "halt",  # invalid transaction state: our own mistake
     "25006": "retry",  # read-only transaction: a standby, until the failover is over
     "25P03": "retry",  # idle in transaction too long
+    "25P04": "retry",  # transaction timeout
     "28": "halt",  # authorisation
     "3D": "halt",  # no such database
     "3F": "halt",  # no such schema
@@ -45,11 +49,14 @@ VERDICTS: Final[dict[str, Verdict]] = {
     "428C9": "park",  # generated always
     "53": "retry",  # insufficient resources: disk, memory, connections
     "54": "park",  # program limit exceeded: a value too large for an index
+    "55": "halt",  # a table in no state for this: published without replica identity, for example
+    "55006": "retry",  # object in use
     "55P03": "retry",  # lock not available
-    "55": "retry",
-    "57014": "retry",  # statement timeout
-    "57P": "retry",  # shutting down, starting up
+    "55P04": "retry",  # a value of an enum that is not committed yet
+    "57": "retry",  # statement timeout, shutting down, starting up
     "58": "retry",  # system errors
+    "58P": "halt",  # a file is missing or there twice: of the data, or of an extension
+    "72": "retry",  # snapshot too old
     "P0": "park",  # raised by a user's trigger or check
     "XX": "halt",  # corrupted data
 }
@@ -58,10 +65,11 @@ VERDICTS: Final[dict[str, Verdict]] = {
 # user's function, which refuses the event: park.
 OWN_CLASSES: Final = (
     *("00", "01", "02", "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "20", "24", "26", "27"),
-    *("2B", "2D", "2F", "34", "38", "39", "3B", "44", "72", "F0", "HV"),
+    *("2B", "2D", "2F", "34", "38", "39", "3B", "44", "F0", "HV"),
 )
 
 REMEDIES: Final[dict[str, str]] = {
+    "26": "connect to PostgreSQL itself, or through a pool that keeps a session to one connection",
     "28": "check the user, the password and pg_hba.conf",
     "3D": "create the database, or mend postgres.dsn",
     "3F": "install the SQL first: replication-pipeline init",
@@ -70,6 +78,8 @@ REMEDIES: Final[dict[str, str]] = {
     "42501": "grant this role replication_publisher and replication_consumer; "
     "replication-pipeline init grants the rest",
 }
+
+_REFUSAL: Final = re.compile(r"failed: FATAL: +(.+)")
 
 
 def verdict(sqlstate: str) -> Verdict:
@@ -105,7 +115,11 @@ def translate(error: psycopg.Error, doing: str) -> ReplicationError:
 def _translate_client_side(error: psycopg.Error, doing: str) -> ReplicationError:
     """Errors that psycopg raised by itself: of the connection, of a value, or of this program."""
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return TransientError(f"{doing}: the connection to PostgreSQL failed ({_kind(error)})")
+        # libpq tells no SQLSTATE of a login that was refused, so a wrong password is retried like a
+        # server that is starting up. The server's own words say which it is; they name no values.
+        refusal = _REFUSAL.search(str(error))
+        why = refusal[1] if refusal else _kind(error)
+        return TransientError(f"{doing}: the connection to PostgreSQL failed ({why})")
     if isinstance(error, psycopg.DataError):
         return PoisonError(f"{doing}: a value that can't be sent", reason="malformed")
     return FatalError(f"{doing}: {_kind(error)}", remedy="this is a bug; please report it")
@@ -113,7 +127,7 @@ def _translate_client_side(error: psycopg.Error, doing: str) -> ReplicationError
 
 def reason_of(sqlstate: str) -> str:
     """The reason under which an event with this error is parked."""
-    if sqlstate == "23505":
+    if sqlstate in ("23505", "23P01"):  # the other row may go, also where EXCLUDE says so
         return "unique_conflict"
     if sqlstate == "42703":
         return "unknown_column"

@@ -43,6 +43,18 @@ def test_every_file_of_queries_parses(file: str) -> None:
         ("53100", "retry"),
         ("08006", "retry"),
         ("25006", "retry"),
+        ("25P03", "retry"),
+        ("25P04", "retry"),
+        ("25P02", "halt"),
+        ("55000", "halt"),
+        ("55006", "retry"),
+        ("57014", "retry"),
+        ("57000", "retry"),
+        ("57P05", "retry"),
+        ("58030", "retry"),
+        ("58P01", "halt"),
+        ("23P01", "park"),
+        ("26000", "halt"),
         ("22001", "park"),
         ("23505", "park"),
         ("42703", "park"),
@@ -56,6 +68,28 @@ def test_every_file_of_queries_parses(file: str) -> None:
 )
 def test_each_sqlstate_has_a_verdict(sqlstate: str, verdict: str) -> None:
     assert failures.verdict(sqlstate) == verdict
+
+
+def test_no_class_of_postgresql_s_own_is_taken_for_a_user_s() -> None:
+    """A state that nobody thought of must halt; only made-up classes refuse an event."""
+    states = [
+        error.sqlstate
+        for error in vars(psycopg.errors).values()
+        if isinstance(error, type) and issubclass(error, psycopg.Error) and error.sqlstate
+    ]
+    assert len(states) > 200
+    decided = {state for state in failures.VERDICTS if len(state) == 2}
+    assert {state[:2] for state in states} <= decided | set(failures.OWN_CLASSES)
+
+
+def test_a_refused_login_is_told_in_the_server_s_words() -> None:
+    refused = psycopg.OperationalError(
+        'connection failed: connection to server at "db", port 5432 failed: '
+        'FATAL:  password authentication failed for user "replicator"'
+    )
+    error = failures.translate(refused, "contour a")
+    assert isinstance(error, TransientError)
+    assert 'password authentication failed for user "replicator"' in error.message
 
 
 @pytest.mark.parametrize(
