@@ -9,19 +9,23 @@ import gc
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 
 from replication_pipeline.domain.model import Role, WindowTotals
+from replication_pipeline.domain.names import Topic
 from replication_pipeline.engine.apply import ApplyCycle
 from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
 from replication_pipeline.engine.publish import PublishCycle
 from replication_pipeline.engine.republish import Republish, Selection, Watcher
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.engine.window import Observer, Until, Window
+from replication_pipeline.kafka.client import admin_client
 from replication_pipeline.kafka.consumer import KafkaEventConsumer
 from replication_pipeline.kafka.producer import KafkaEventProducer
+from replication_pipeline.kafka.topic_logs import TopicLog
+from replication_pipeline.kafka.topic_logs import read_logs as read_topic_logs
 from replication_pipeline.observe import BatchLog, log_window
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
@@ -203,6 +207,11 @@ def apply(
         )
     log_window(totals, instance)
     return totals
+
+
+def read_logs(settings: Settings, topics: Iterable[Topic]) -> dict[Topic, TopicLog]:
+    """What Kafka has of ``topics``; those that it does not have are absent."""
+    return read_topic_logs(admin_client(settings.kafka), settings.contour.name, topics)
 
 
 @contextmanager

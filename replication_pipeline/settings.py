@@ -275,6 +275,11 @@ class ConsumerSettings(Section):
         le=100_000,
         description="Up to here batches grow by themselves on backlog.",
     )
+    max_batch_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1_024,
+        description="Most bytes of one batch; a larger event is a batch by itself.",
+    )
     poll_interval: Duration = Field(
         default=timedelta(milliseconds=500), description="Longest wait for events in one look."
     )

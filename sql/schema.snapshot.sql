@@ -1546,6 +1546,12 @@ CREATE TABLE replication.consumer_offsets (
 )
 WITH (fillfactor='50');
 ALTER TABLE replication.consumer_offsets OWNER TO replication_owner;
+CREATE TABLE replication.consumer_topics (
+    topic text NOT NULL,
+    topic_id text NOT NULL,
+    learned_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+ALTER TABLE replication.consumer_topics OWNER TO replication_owner;
 CREATE TABLE replication.discarded_events (
     id bigint NOT NULL,
     side text NOT NULL,
@@ -1873,6 +1879,8 @@ ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.repl
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_3 FOR VALUES IN ('3');
 ALTER TABLE ONLY replication.consumer_offsets
     ADD CONSTRAINT consumer_offsets_pkey PRIMARY KEY (topic, partition);
+ALTER TABLE ONLY replication.consumer_topics
+    ADD CONSTRAINT consumer_topics_pkey PRIMARY KEY (topic);
 ALTER TABLE ONLY replication.contour
     ADD CONSTRAINT contour_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY replication.discarded_events
@@ -2061,6 +2069,9 @@ GRANT ALL ON FUNCTION replication.with_current_key(t replication.replicated_tabl
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_offsets TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;
+GRANT SELECT ON TABLE replication.consumer_topics TO replication_publisher;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_topics TO replication_consumer;
+GRANT SELECT ON TABLE replication.consumer_topics TO replication_monitor;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_publisher;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_consumer;
 GRANT SELECT ON TABLE replication.discarded_events TO replication_monitor;

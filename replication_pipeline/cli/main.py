@@ -18,6 +18,7 @@ from replication_pipeline.cli import (
     demo,
     doctor,
     inspect,
+    offsets,
     parked,
     republish,
     setup,
@@ -38,6 +39,7 @@ windows.register(app)
 inspect.register(app)
 doctor.register(app)
 parked.register(app)
+offsets.register(app)
 republish.register(app)
 demo.register(app)
 

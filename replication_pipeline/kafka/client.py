@@ -8,7 +8,8 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from replication_pipeline.domain.errors import ConfigurationError
+from replication_pipeline.domain.errors import ConfigurationError, FatalError
+from replication_pipeline.domain.names import consumer_group
 from replication_pipeline.settings import KafkaSettings, read_secret
 
 # librdkafka writes to this logger instead of standard error; outages are told by the cycles, once.
@@ -80,6 +81,14 @@ def refuse_bad_options(error: Exception) -> ConfigurationError:
     return ConfigurationError(
         f"kafka: the client can't be made ({type(error).__name__}): {_first_line(error)}",
         remedy="check the kafka section: paths of certificates, mechanism and protocol",
+    )
+
+
+def not_allowed(contour: str, topic: str | None) -> FatalError:
+    """Reading a topic was refused."""
+    return FatalError(
+        f"contour {contour}: Kafka does not let us read {topic}",
+        remedy=f"allow READ on the topics and on group {consumer_group(contour)}",
     )
 
 

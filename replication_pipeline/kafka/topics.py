@@ -1,7 +1,8 @@
 """Making topics: explicit partitions, replication factor and retention; existing ones are kept.
 
-Partitions of an existing topic are never changed: a key would move to another partition, and its
-order would be lost on the way.
+Partitions of an existing topic are never changed: a key would move to another partition, and other
+readers would see its events out of order on the way. (Appliers go by versions, and find partitions
+that somebody has added.)
 """
 
 from __future__ import annotations

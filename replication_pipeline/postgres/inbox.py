@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
@@ -36,6 +36,7 @@ from replication_pipeline.settings import Settings
 
 SQL: Final = queries.load("apply")
 FOREIGN_KEYS: Final = queries.load("foreign_keys")
+POSITIONS: Final = queries.load("positions")
 APPLICATION_NAME: Final = "replicator_consumer"
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 15
 EMPTY: Final = BatchResult(role="applier")
@@ -67,6 +68,14 @@ class PostgresInbox:
                 {"topics": [t for t, _ in wanted], "partitions": [p for _, p in wanted]},
             )
             return {(Topic(topic), partition): offset for topic, partition, offset in rows}
+
+    def learn_topics(self, ids: Mapping[Topic, str]) -> dict[Topic, str]:
+        """The ids under which these topics are read here; of those never seen, ``ids`` are kept."""
+        with self._transaction("reading the ids of topics") as connection:
+            rows = connection.execute(
+                POSITIONS["learn_topics"], {"topics": list(ids), "ids": list(ids.values())}
+            )
+            return {Topic(topic): topic_id for topic, topic_id in rows}
 
     def apply(self, batch: Consumed) -> BatchResult:
         """Apply a batch and move its offsets, in one transaction."""

@@ -247,8 +247,17 @@ create table if not exists replication.consumer_offsets (
   primary key (topic, partition)
 ) with (fillfactor = 50);
 
+-- Kafka's id of each topic that is read here. A topic that was deleted and made anew has another one, and
+-- offsets of the former one mean nothing in it.
+create table if not exists replication.consumer_topics (
+  topic      text primary key,
+  topic_id   text not null,
+  learned_at timestamptz not null default clock_timestamp()
+);
+
 -- Remote events that can't be applied yet, or at all, with the reason. Tried again by themselves
--- when the reason may have gone; never dropped.
+-- when the reason may have gone; never dropped. A negative offset is none: the event came by a topic that
+-- has been made anew since, where its offset is another event's.
 create table if not exists replication.parked_events (
   id           bigint generated always as identity primary key,
   topic        text not null,

@@ -48,7 +48,7 @@ grant execute on function replication.rotate_queue(interval), replication.refres
   replication.remove_published(interval, integer) to replication_publisher;
 -- Applying.
 grant insert, update, delete on replication.processed_events, replication.consumer_offsets,
-  replication.parked_events, replication.replication_tombstones, replication.replication_conflicts
+  replication.consumer_topics, replication.parked_events, replication.replication_tombstones, replication.replication_conflicts
   to replication_consumer;
 -- Its reading of the catalog (sql/queries/catalog.sql).
 grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid),
