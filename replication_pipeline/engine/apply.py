@@ -21,6 +21,7 @@ from replication_pipeline.domain.model import (
     Message,
     PartitionAdvance,
 )
+from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.engine.ports import EventConsumer, Inbox
 
 EMPTY = BatchResult(role="applier")
@@ -64,6 +65,7 @@ class ApplyCycle:
 
     def _timed(self, batch: Consumed) -> BatchResult:
         started = time.perf_counter()
+        failpoint("polled")
         try:
             result = self._apply(batch)
         except BaseException:

@@ -11,10 +11,24 @@ import os
 import signal
 from typing import Final, Literal, get_args
 
-Point = Literal[
+PublishPoint = Literal[
     "shards_locked", "claimed", "sent", "acknowledged", "marked", "counted", "committed"
 ]
-POINTS: Final[tuple[Point, ...]] = get_args(Point)
+ApplyPoint = Literal[
+    "polled",
+    "offsets_advanced",
+    "staged",
+    "written",
+    "deleted",
+    "parked",
+    "applied",
+    "apply_committed",
+    "parked_claimed",
+    "parked_removed",
+]
+Point = PublishPoint | ApplyPoint
+POINTS: Final[tuple[PublishPoint, ...]] = get_args(PublishPoint)
+APPLY_POINTS: Final[tuple[ApplyPoint, ...]] = get_args(ApplyPoint)
 _NAME, _COUNT, _SIGNAL, *_ = [*os.environ.get("REPLICATION_FAILPOINT", "").split(":"), "", ""]
 _left = int(_COUNT or 1)
 

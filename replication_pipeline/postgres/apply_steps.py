@@ -19,6 +19,7 @@ from psycopg import sql
 from replication_pipeline.domain.errors import PoisonError, TransientError
 from replication_pipeline.domain.model import BatchResult, Message
 from replication_pipeline.domain.version import microseconds_of
+from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.plans import Plans
@@ -55,10 +56,13 @@ class ApplySteps:
         ``processed_events`` knows already.
         """
         parts = self._stage_all(messages, again=again)
+        failpoint("staged")
         self._guard_parents(parts)
         for part in parts:
             self._write(part)
+        failpoint("written")
         self._delete_all(parts)
+        failpoint("deleted")
         for part in parts:
             self._finish(part)
         return parts

@@ -23,6 +23,7 @@ from replication_pipeline.domain.errors import (
 from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic
 from replication_pipeline.engine.apply import merge
+from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.engine.ports import PoisonErrorLike
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan
@@ -82,11 +83,14 @@ class PostgresInbox:
         with self._transaction("applying events") as connection:
             self._begin(connection)
             self._advance(connection, batch.advances)
+            failpoint("offsets_advanced")
             parts = self._steps(connection).apply(batch.messages, again=False)
             result = total(parts, batch.messages)
             self._count(connection, result)
+            failpoint("applied")
             self._anything_parked |= bool(result.parked)
-            return result
+        failpoint("apply_committed")
+        return result
 
     def park(self, batch: Consumed, error: PoisonErrorLike) -> BatchResult:
         """Keep the batch's only message as a parked event, and move its offset past it."""
@@ -94,6 +98,7 @@ class PostgresInbox:
         with self._transaction("parking an event") as connection:
             self._advance(connection, batch.advances)
             self._park_message(connection, message, error)
+            failpoint("parked")
             self._anything_parked = True
             result = BatchResult(
                 role="applier", count=1, parked=1, failed=1, bytes=len(message.value or b"")
@@ -163,6 +168,9 @@ class PostgresInbox:
         # The stage has no statistics; with these the planner always comes from the stage to the
         # tables by their keys, however large they are.
         pin_plans(connection, "enable_hashjoin", "enable_mergejoin")
+        # Who stands still for longer has lost its partitions: nobody should wait for its locks.
+        longest = round(self.settings.consumer.session_timeout.total_seconds() * 1000)
+        connection.execute(SQL["bound_idle_time"], {"milliseconds": str(longest)})
         connection.commit()
 
     def _steps(self, connection: psycopg.Connection) -> ApplySteps:
@@ -213,6 +221,7 @@ class PostgresInbox:
                 row = connection.execute(SQL["anything_parked"]).fetchone()
                 self._anything_parked = bool(row and row[0])
                 return None
+            failpoint("parked_claimed")
             self._begin(connection)
             return self._apply_again(connection, rows)
 
@@ -236,6 +245,8 @@ class PostgresInbox:
         still = {id_ for part in parts for (id_,) in part.parked_ids}
         ids = [row[0] for row in rows if row[0] not in still]
         done = connection.execute(SQL["remove_parked"], {"ids": ids}).rowcount
+        if done:
+            failpoint("parked_removed")
         result = replace(
             total(parts, messages),
             count=done,

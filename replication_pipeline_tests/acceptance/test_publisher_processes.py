@@ -39,11 +39,13 @@ SMALL = {"batch_size": 20, "max_batch_size": 20, "poll_interval": "100ms"}
 
 
 class Process:
-    """``replication-pipeline publish``; ``failpoint`` is a point and what happens there."""
+    """``replication-pipeline publish``, or another command that runs until it is stopped;
+    ``failpoint`` is a point and what happens there.
+    """
 
-    def __init__(self, config: str, failpoint: str = "") -> None:
+    def __init__(self, config: str, failpoint: str = "", command: str = "publish") -> None:
         self.popen = subprocess.Popen(
-            [*COMMAND, "publish", "--config", config],
+            [*COMMAND, command, "--config", config],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -64,8 +66,8 @@ class Process:
 
 
 @contextmanager
-def process(config: str, failpoint: str = "") -> Iterator[Process]:
-    started = Process(config, failpoint)
+def process(config: str, failpoint: str = "", command: str = "publish") -> Iterator[Process]:
+    started = Process(config, failpoint, command)
     try:
         yield started
     finally:

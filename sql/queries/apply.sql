@@ -18,6 +18,10 @@
 -- Foreign keys are therefore checked here, see park_orphans and park_referenced.
 select set_config('session_replication_role', 'replica', true)
 
+-- name: bound_idle_time
+-- Of the session: how long a transaction may stand still.
+select set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false)
+
 -- name: defer_constraints
 set constraints all deferred
 
