@@ -85,6 +85,17 @@ class RepublishLog:
         _log_retry("republisher", error, attempt, pause)
 
 
+class ReplayLog:
+    """Failed attempts of replaying; what was replayed is for a terminal."""
+
+    def batch(self, result: BatchResult, totals: WindowTotals) -> None:
+        """Not logged."""
+
+    def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
+        """Log a failed attempt that will be made again."""
+        _log_retry("replayer", error, attempt, pause)
+
+
 def _log_retry(
     component: str, error: TransientError, attempt: int, pause: timedelta, **context: str
 ) -> None:

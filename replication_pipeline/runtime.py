@@ -9,8 +9,9 @@ import gc
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from replication_pipeline.domain.model import Role, WindowTotals
@@ -24,6 +25,8 @@ from replication_pipeline.engine.window import Observer, Until, Window
 from replication_pipeline.kafka.client import admin_client
 from replication_pipeline.kafka.consumer import KafkaEventConsumer
 from replication_pipeline.kafka.producer import KafkaEventProducer
+from replication_pipeline.kafka.replay import ReplayConsumer, ReplayPlan, Start
+from replication_pipeline.kafka.replay import plan_replay as plan_kafka_replay
 from replication_pipeline.kafka.topic_logs import TopicLog
 from replication_pipeline.kafka.topic_logs import read_logs as read_topic_logs
 from replication_pipeline.observe import BatchLog, log_window
@@ -212,6 +215,49 @@ def apply(
 def read_logs(settings: Settings, topics: Iterable[Topic]) -> dict[Topic, TopicLog]:
     """What Kafka has of ``topics``; those that it does not have are absent."""
     return read_topic_logs(admin_client(settings.kafka), settings.contour.name, topics)
+
+
+@dataclass(slots=True)
+class Replay:
+    """Reading topics once more: ``plan`` says what, ``run`` does it."""
+
+    settings: Settings
+    plan: ReplayPlan
+    stop: StopToken
+    _consumer: ReplayConsumer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._consumer = ReplayConsumer(self.settings, self.plan)
+
+    @property
+    def done(self) -> int:
+        """How many of the plan's events were read so far."""
+        return self.plan.events - self._consumer.remaining
+
+    def run(self, observer: Observer) -> WindowTotals:
+        """Apply by version what is not here; outages are waited out."""
+        inbox = PostgresInbox(
+            self.settings, instance_name(self.settings, "applier"), replaying=True
+        )
+        with closing(inbox), closing(self._consumer):
+            return apply_window(
+                self.settings,
+                inbox=inbox,
+                consumer=self._consumer,
+                stop=self.stop,
+                length=None,
+                until="drained",
+                observer=observer,
+            )
+
+
+def plan_replay(
+    settings: Settings, start: Start, *, tables: Sequence[str] | None, stop: StopToken
+) -> Replay:
+    """Replaying all tables, or ``tables``, from a time or an offset of each partition on."""
+    chosen = {name: settings.tables[name] for name in tables or settings.tables}
+    settings = settings.model_copy(update={"tables": chosen})
+    return Replay(settings, plan_kafka_replay(settings, start), stop)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from replication_pipeline.cli import (
     inspect,
     offsets,
     parked,
+    replay,
     republish,
     setup,
     windows,
@@ -41,6 +42,7 @@ doctor.register(app)
 parked.register(app)
 offsets.register(app)
 republish.register(app)
+replay.register(app)
 demo.register(app)
 
 

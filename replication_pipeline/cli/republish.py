@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json as jsonlib
-import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from replication_pipeline import runtime
-from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
+from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, moment, print_json
+from replication_pipeline.cli.progress import Bar
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.model import MILLISECOND
 from replication_pipeline.engine.republish import Plan, Selection, Totals
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
 from replication_pipeline.observe import RepublishLog
-from replication_pipeline.settings import Duration, Settings
-
-_DURATION = re.compile(r"[\d.]+\s*[a-z]+", re.IGNORECASE)
+from replication_pipeline.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -72,8 +64,8 @@ def republish(
             remedy="give --since, --until, --table, --key or --all",
         )
     selection = Selection(
-        since=_time(since, "--since"),
-        until=_time(until, "--until"),
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
         tables=tuple(table) if table else None,
         keys=tuple(_key(each) for each in key) if key else None,
         from_id=from_id,
@@ -90,7 +82,7 @@ def republish(
             if json:
                 print_json(_plain_plan(plan) | {"dry_run": True})
             return
-        with stop_on_signals(stop), watcher.shown(plan.events, visible=not json):
+        with stop_on_signals(stop), watcher.bar.shown(plan.events, visible=not json):
             totals = run.run()
     if json:
         print_json(_plain_plan(plan) | _plain(totals))
@@ -104,45 +96,11 @@ class _Bar(RepublishLog):
     """A bar on the terminal; nothing where there is none."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-
-    @contextmanager
-    def shown(self, total: int, *, visible: bool) -> Iterator[None]:
-        """While the block runs."""
-        console = Console(stderr=True)
-        if not (visible and total and console.is_terminal):
-            yield
-            return
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as self._progress:
-            self._task = self._progress.add_task("", total=total)
-            yield
+        self.bar = Bar()
 
     def progress(self, sent: int, total: int) -> None:
         """Move the bar."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=sent, total=total)
-
-
-def _time(text: str | None, option: str) -> datetime | None:
-    """A moment with its zone, or so long ago."""
-    if text is None:
-        return None
-    try:
-        if _DURATION.fullmatch(text.strip()):
-            return datetime.now(UTC) - TypeAdapter(Duration).validate_python(text)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, ValidationError, OverflowError):
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        what = "has no zone" if moment else "is no time"
-        raise ConfigurationError(
-            f"{option} {text} {what}",
-            remedy="write how long ago, 30min, 2h or 7d, or a time with its zone, "
-            "2026-11-22T10:00:00Z or 2026-11-22T10:00+01:00",
-        )
-    return moment
+        self.bar.move(sent, total)
 
 
 def _key(text: str) -> str:

@@ -50,10 +50,12 @@ class ApplySteps:
     settings: Settings
     plans: Plans
     connection: psycopg.Connection
+    keep_conflicts: bool = True
 
     def apply(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
-        """Write what is newer, park what has to wait. ``again``: events that were parked, of which
-        ``processed_events`` knows already.
+        """Write what is newer, park what has to wait. ``again``: events that were parked or are
+        replayed. Whether ``processed_events`` knows them, and whose they are, does not matter then:
+        a contour restored from a backup learns its own from Kafka.
         """
         parts = self._stage_all(messages, again=again)
         failpoint("staged")
@@ -89,7 +91,7 @@ class ApplySteps:
             part.plan.stage,
             {
                 "events": _json_array(part.messages),
-                "contour": self.settings.contour.name,
+                "contour": "" if again else self.settings.contour.name,
                 "again": again,
                 "newest_clock": int((now + skew).timestamp() * 1_000_000),
             },
@@ -130,11 +132,12 @@ class ApplySteps:
 
     def _write(self, part: Staged) -> None:
         name = {"table": part.plan.table.name}
-        row = self._execute(
-            part.plan.record_conflicts,
-            name | {"contour_id": self.settings.contour.id},
-        ).fetchone()
-        part.conflicts = row[0] if row else 0
+        if self.keep_conflicts:
+            row = self._execute(
+                part.plan.record_conflicts,
+                name | {"contour_id": self.settings.contour.id},
+            ).fetchone()
+            part.conflicts = row[0] if row else 0
         if part.plan.make_way is not None:
             self._execute(part.plan.make_way)
         self._execute(part.plan.upsert(), {"missing": None})

@@ -47,10 +47,16 @@ _ParkedRow = tuple[int, str, int, int, bytes]  # id, topic, partition, offset, e
 
 @dataclass(slots=True)
 class PostgresInbox:
-    """One applier's way to the tables. Not thread-safe: one connection, one batch at a time."""
+    """One applier's way to the tables. Not thread-safe: one connection, one batch at a time.
+
+    ``replaying``: for events that come once more, own ones among them, without offsets. They are
+    applied by their versions and counted nowhere; an old event that finds a newer row is no conflict,
+    and what has to wait for other rows is decided by appliers only.
+    """
 
     settings: Settings
     instance: str
+    replaying: bool = False
     _session: Session = field(init=False)
     _plans: Plans = field(init=False)
     _next_heartbeat: float = field(default=0.0)
@@ -84,7 +90,7 @@ class PostgresInbox:
             self._begin(connection)
             self._advance(connection, batch.advances)
             failpoint("offsets_advanced")
-            parts = self._steps(connection).apply(batch.messages, again=False)
+            parts = self._steps(connection).apply(batch.messages, again=self.replaying)
             result = total(parts, batch.messages)
             self._count(connection, result)
             failpoint("applied")
@@ -116,7 +122,8 @@ class PostgresInbox:
 
         Events whose reason still stands stay parked. Also renews the heartbeat of an idle worker.
         """
-        self._look_after()
+        if not self.replaying:
+            self._look_after()
         try:
             result = self._retry(limit, eagerly=eagerly) or EMPTY
         except PoisonError:
@@ -127,7 +134,8 @@ class PostgresInbox:
                 if one is None:
                     break
                 result = merge(result, one)
-        return merge(result, self._decide_blocked()) if self._anything_parked else result
+        decides = self._anything_parked and not self.replaying
+        return merge(result, self._decide_blocked()) if decides else result
 
     def close(self) -> None:
         """Mark the worker as ended and disconnect."""
@@ -174,7 +182,7 @@ class PostgresInbox:
         connection.commit()
 
     def _steps(self, connection: psycopg.Connection) -> ApplySteps:
-        return ApplySteps(self.settings, self._plans, connection)
+        return ApplySteps(self.settings, self._plans, connection, not self.replaying)
 
     def _begin(self, connection: psycopg.Connection) -> None:
         connection.execute(SQL["begin_apply"])
@@ -342,6 +350,8 @@ class PostgresInbox:
             self._count(connection, EMPTY)
 
     def _count(self, connection: psycopg.Connection, result: BatchResult) -> None:
+        if self.replaying:
+            return
         connection.execute(
             SQL["count_applied"],
             {

@@ -2,7 +2,8 @@
 
 create schema if not exists replication;
 
--- Who this database is. One row. `incarnation` changes when the database is restored from a backup.
+-- Who this database is. One row. `incarnation` is random; event ids hold some of it. After a restore from
+-- a backup it may stay, as they hold the time as well.
 create table if not exists replication.contour (
   only_row       boolean primary key default true check (only_row),
   name           text not null check (name ~ '^[a-z][a-z0-9_]{0,30}$'),
