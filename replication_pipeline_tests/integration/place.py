@@ -63,7 +63,9 @@ class Place:
         self.outbox = PostgresOutbox(settings, "carried")
         self.inbox = PostgresInbox(settings, "carries")
         self.hand = Hand()
-        self.cycle = ApplyCycle(self.hand, self.inbox, 1_000, timedelta(), timedelta(hours=1))
+        self.cycle = ApplyCycle(
+            self.hand, self.inbox, 1_000, 1_000, timedelta(), timedelta(hours=1)
+        )
 
     def close(self) -> None:
         self.outbox.close()
