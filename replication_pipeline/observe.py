@@ -8,9 +8,11 @@ or parked events always have theirs.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from replication_pipeline.domain.contours import Registry, State, skew
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import MILLISECOND, BatchResult, Role, WindowTotals
 from replication_pipeline.logs import get_logger
@@ -72,6 +74,39 @@ def log_window(totals: WindowTotals, instance: str) -> None:
 
 def _nonzero(source: BatchResult | WindowTotals, names: tuple[str, ...]) -> dict[str, int]:
     return {name: value for name in names if (value := getattr(source, name))}
+
+
+@dataclass(slots=True)
+class ContoursLog:
+    """Tells when a contour comes, is fenced or comes back, and when clocks drift apart."""
+
+    skew_warning: timedelta
+    _states: Mapping[str, State] | None = field(default=None)
+    _skewed: bool = field(default=False)
+
+    def news(self, registry: Registry) -> None:
+        """Called with each new state of the registry."""
+        states = {name: contour.state for name, contour in registry.contours.items()}
+        log = get_logger("heartbeat")
+        for name, state in states.items() if self._states is not None else ():
+            if self._states is not None and self._states.get(name) != state:
+                (log.info if state == "active" else log.warning)("contour is now " + state, of=name)
+        self._states = states
+        seconds = skew(registry.contours.values())
+        skewed = seconds > self.skew_warning.total_seconds()
+        if skewed and not self._skewed:
+            log.warning(
+                "clocks of two contours differ",
+                clock_skew_seconds=round(seconds, 3),
+                warning_above_seconds=self.skew_warning.total_seconds(),
+            )
+        self._skewed = skewed
+
+    def outage(self, error: TransientError) -> None:
+        """Heartbeats go on when it is over; meanwhile nobody is kept waiting but tombstones."""
+        get_logger("heartbeat").warning(
+            "heartbeats are held up", error=error.message, remedy=error.remedy
+        )
 
 
 class RepublishLog:

@@ -17,19 +17,23 @@ from datetime import timedelta
 from replication_pipeline.domain.model import Role, WindowTotals
 from replication_pipeline.domain.names import Topic
 from replication_pipeline.engine.apply import ApplyCycle
+from replication_pipeline.engine.companion import Accompanied, Companion
+from replication_pipeline.engine.heartbeat import Beating, Listening
 from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
 from replication_pipeline.engine.publish import PublishCycle
 from replication_pipeline.engine.republish import Republish, Selection, Watcher
 from replication_pipeline.engine.stopping import StopToken
-from replication_pipeline.engine.window import Observer, Until, Window
+from replication_pipeline.engine.window import Cycle, Observer, Until, Window
 from replication_pipeline.kafka.client import admin_client
 from replication_pipeline.kafka.consumer import KafkaEventConsumer
+from replication_pipeline.kafka.heartbeats import KafkaHeartbeats
 from replication_pipeline.kafka.producer import KafkaEventProducer
 from replication_pipeline.kafka.replay import ReplayConsumer, ReplayPlan, Start
 from replication_pipeline.kafka.replay import plan_replay as plan_kafka_replay
 from replication_pipeline.kafka.topic_logs import TopicLog
 from replication_pipeline.kafka.topic_logs import read_logs as read_topic_logs
-from replication_pipeline.observe import BatchLog, log_window
+from replication_pipeline.observe import BatchLog, ContoursLog, log_window
+from replication_pipeline.postgres.heartbeats import PostgresHeart
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline.postgres.republish import PostgresArchive
@@ -96,6 +100,47 @@ def open_consumer(settings: Settings, inbox: PostgresInbox) -> Iterator[KafkaEve
         consumer.close()
 
 
+@contextmanager
+def open_heartbeats(settings: Settings) -> Iterator[tuple[PostgresHeart, KafkaHeartbeats]]:
+    """The registry of contours and the topic it follows."""
+    heart, topic = PostgresHeart(settings), KafkaHeartbeats(settings)
+    try:
+        yield heart, topic
+    finally:
+        topic.close()
+        heart.close()
+
+
+@contextmanager
+def with_heartbeats(settings: Settings, role: Role, cycle: Cycle) -> Iterator[Cycle]:
+    """``cycle``, with heartbeats sent (publishing) or read (applying) beside it."""
+    monitoring = settings.monitoring
+    if not monitoring.heartbeat_interval:
+        yield cycle
+        return
+    heart, topic = PostgresHeart(settings), KafkaHeartbeats(settings)  # closed by their thread
+    log = ContoursLog(monitoring.clock_skew_warning)
+
+    def goodbye() -> None:
+        topic.close()
+        heart.close()
+
+    companion = Companion(
+        Beating(heart, topic, monitoring.heartbeat_interval, monitoring.fence_after)
+        if role == "publisher"
+        else Listening(heart, topic, log.news),
+        goodbye,
+        monitoring.heartbeat_interval,
+        log.outage,
+        "heartbeat",
+    )
+    companion.start()
+    try:
+        yield Accompanied(cycle, companion)
+    finally:
+        companion.close()
+
+
 def publish_window(
     settings: Settings,
     *,
@@ -113,10 +158,14 @@ def publish_window(
     """
     publisher = settings.publisher
     cycle = PublishCycle(outbox, producer, publisher.batch_size, publisher.max_batch_size, stop)
-    with rare_collections(), closing(cycle):
+    with (
+        rare_collections(),
+        closing(cycle),
+        with_heartbeats(settings, "publisher", cycle) as accompanied,
+    ):
         return Window(
             role="publisher",
-            cycle=cycle,
+            cycle=accompanied,
             stop=stop,
             observer=observer or BatchLog("publisher", instance, settings.logging.batch_lines),
             length=length,
@@ -149,10 +198,10 @@ def apply_window(
         poll_timeout=settings.consumer.poll_interval,
         retry_parked_every=settings.consumer.retry_parked,
     )
-    with rare_collections():
+    with rare_collections(), with_heartbeats(settings, "applier", cycle) as accompanied:
         return Window(
             role="applier",
-            cycle=cycle,
+            cycle=accompanied,
             stop=stop,
             observer=observer or BatchLog("applier", instance, settings.logging.batch_lines),
             length=length,

@@ -322,6 +322,10 @@ class CleanupSettings(Section):
         description="Ids of applied events; longer than Kafka keeps the events.",
     )
     conflicts: Duration = Field(default=timedelta(days=30), description="Recorded conflicts.")
+    tombstones: Duration = Field(
+        default=timedelta(days=14),
+        description="Deletes that every contour knows; longer than Kafka keeps the events.",
+    )
     dagster_runs: Duration = Field(default=timedelta(days=14), description="Finished Dagster runs.")
     batch_size: int = Field(
         default=10_000, ge=100, le=1_000_000, description="Rows deleted in one transaction."
@@ -338,6 +342,17 @@ class MonitoringSettings(Section):
     )
     lag_critical: Duration = Field(
         default=timedelta(seconds=30), description="Age of the oldest unpublished event: ERROR."
+    )
+    heartbeat_interval: Duration = Field(
+        default=timedelta(seconds=10),
+        description="How often the contour says in Kafka that it is alive; 0: never.",
+    )
+    fence_after: Duration = Field(
+        default=timedelta(days=7),
+        description="A contour silent for longer is fenced and must be loaded again.",
+    )
+    clock_skew_warning: Duration = Field(
+        default=timedelta(milliseconds=500), description="Between the clocks of two contours."
     )
     check_interval: Duration = Field(
         default=timedelta(seconds=60),

@@ -159,6 +159,7 @@ def make_contours(
                         "topic_prefix": prefix,
                         "partitions": 3,
                     },
+                    "monitoring": {"heartbeat_interval": 0},  # but where they are the subject
                 }
                 | sections  # type: ignore[arg-type]
             )

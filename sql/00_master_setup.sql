@@ -23,6 +23,7 @@ select set_config('replication.setup_contour', :'contour', true) as contour,
        set_config('replication.setup_contour_id', :'contour_id', true) as contour_id \gset setup_
 \ir schema/10_roles.sql
 \ir schema/20_tables.sql
+\ir schema/25_contours.sql
 \ir schema/30_clock.sql
 \ir schema/40_wire_forms.sql
 \ir schema/41_capture_statements.sql

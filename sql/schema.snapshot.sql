@@ -1552,6 +1552,31 @@ CREATE TABLE replication.consumer_topics (
     learned_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 ALTER TABLE replication.consumer_topics OWNER TO replication_owner;
+CREATE TABLE replication.contour_rounds (
+    contour text NOT NULL,
+    log_offset bigint NOT NULL,
+    beat_at timestamp with time zone NOT NULL,
+    taken_at timestamp with time zone NOT NULL,
+    applied jsonb NOT NULL,
+    ends jsonb NOT NULL
+);
+ALTER TABLE replication.contour_rounds OWNER TO replication_owner;
+CREATE TABLE replication.contours (
+    name text NOT NULL,
+    id integer NOT NULL,
+    incarnation uuid NOT NULL,
+    state text NOT NULL,
+    sequence bigint NOT NULL,
+    last_beat timestamp with time zone NOT NULL,
+    last_heard double precision NOT NULL,
+    fenced_at timestamp with time zone,
+    ahead double precision[] DEFAULT '{}'::double precision[] NOT NULL,
+    clock_ahead double precision,
+    CONSTRAINT contours_id_check CHECK (((id >= 1) AND (id <= 1023))),
+    CONSTRAINT contours_state_check CHECK ((state = ANY (ARRAY['active'::text, 'fenced'::text, 'forgotten'::text])))
+)
+WITH (fillfactor='50');
+ALTER TABLE replication.contours OWNER TO replication_owner;
 CREATE TABLE replication.discarded_events (
     id bigint NOT NULL,
     side text NOT NULL,
@@ -1580,6 +1605,31 @@ ALTER TABLE replication.discarded_events ALTER COLUMN id ADD GENERATED ALWAYS AS
     NO MAXVALUE
     CACHE 1
 );
+CREATE TABLE replication.heartbeat (
+    only_row boolean DEFAULT true NOT NULL,
+    sequence bigint DEFAULT 0 NOT NULL,
+    sent_at timestamp with time zone,
+    round_at timestamp with time zone,
+    round_applied jsonb,
+    round_horizon xid8,
+    round_mark bigint,
+    CONSTRAINT heartbeat_check CHECK ((((round_at IS NULL) = (round_applied IS NULL)) AND ((round_at IS NULL) = (round_horizon IS NULL)))),
+    CONSTRAINT heartbeat_check1 CHECK (((round_mark IS NULL) OR (round_at IS NOT NULL))),
+    CONSTRAINT heartbeat_only_row_check CHECK (only_row)
+)
+WITH (fillfactor='50');
+ALTER TABLE replication.heartbeat OWNER TO replication_owner;
+CREATE TABLE replication.heartbeat_log (
+    only_row boolean DEFAULT true NOT NULL,
+    next_offset bigint,
+    log_time timestamp with time zone,
+    log_seconds double precision DEFAULT 0 NOT NULL,
+    trouble text,
+    CONSTRAINT heartbeat_log_only_row_check CHECK (only_row),
+    CONSTRAINT heartbeat_log_trouble_check CHECK ((trouble = ANY (ARRAY['clash'::text, 'gone_back'::text])))
+)
+WITH (fillfactor='50');
+ALTER TABLE replication.heartbeat_log OWNER TO replication_owner;
 CREATE TABLE replication.parked_events (
     id bigint NOT NULL,
     topic text NOT NULL,
@@ -1596,7 +1646,7 @@ CREATE TABLE replication.parked_events (
     parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     retried_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT parked_events_attempts_check CHECK ((attempts > 0)),
-    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'unique_conflict'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text])))
+    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'unique_conflict'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text, 'fenced_contour'::text, 'too_old'::text])))
 );
 ALTER TABLE replication.parked_events OWNER TO replication_owner;
 ALTER TABLE replication.parked_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -1839,7 +1889,13 @@ CREATE VIEW replication.status AS
     w.failed_total,
     w.applied_total,
     w.skipped_total,
-    w.conflicts_total
+    w.conflicts_total,
+    ( SELECT COALESCE((max(k.clock_ahead) - min(k.clock_ahead)), (0)::double precision) AS "coalesce"
+           FROM replication.contours k
+          WHERE (k.state = 'active'::text)) AS clock_skew_seconds,
+    ( SELECT count(*) AS count
+           FROM replication.contours k
+          WHERE (k.state = 'fenced'::text)) AS fenced_contours
    FROM ((replication.contour c
      CROSS JOIN LATERAL ( SELECT count(*) AS unpublished,
             COALESCE((EXTRACT(epoch FROM (clock_timestamp() - min(replication_queue.created_at))))::double precision, (0)::double precision) AS oldest_unpublished_seconds,
@@ -1873,6 +1929,12 @@ CREATE VIEW replication.status AS
                    FROM replication.worker_counts) w_1) w);
 ALTER VIEW replication.status OWNER TO replication_owner;
 COMMENT ON VIEW replication.status IS 'One row: backlog, lag in seconds, parked events, live workers and counters of this contour.';
+CREATE TABLE replication.tombstone_floors (
+    table_name text NOT NULL,
+    version bigint NOT NULL,
+    CONSTRAINT tombstone_floors_version_check CHECK ((version > 0))
+);
+ALTER TABLE replication.tombstone_floors OWNER TO replication_owner;
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_0 FOR VALUES IN ('0');
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_1 FOR VALUES IN ('1');
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_2 FOR VALUES IN ('2');
@@ -1883,8 +1945,16 @@ ALTER TABLE ONLY replication.consumer_topics
     ADD CONSTRAINT consumer_topics_pkey PRIMARY KEY (topic);
 ALTER TABLE ONLY replication.contour
     ADD CONSTRAINT contour_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY replication.contour_rounds
+    ADD CONSTRAINT contour_rounds_pkey PRIMARY KEY (contour, log_offset);
+ALTER TABLE ONLY replication.contours
+    ADD CONSTRAINT contours_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY replication.discarded_events
     ADD CONSTRAINT discarded_events_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY replication.heartbeat_log
+    ADD CONSTRAINT heartbeat_log_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY replication.heartbeat
+    ADD CONSTRAINT heartbeat_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY replication.parked_events
     ADD CONSTRAINT parked_events_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.parked_events
@@ -1905,6 +1975,8 @@ ALTER TABLE ONLY replication.replication_conflicts
     ADD CONSTRAINT replication_conflicts_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.replication_tombstones
     ADD CONSTRAINT replication_tombstones_pkey PRIMARY KEY (table_name, record_key);
+ALTER TABLE ONLY replication.tombstone_floors
+    ADD CONSTRAINT tombstone_floors_pkey PRIMARY KEY (table_name);
 ALTER TABLE ONLY replication.worker_counts
     ADD CONSTRAINT worker_counts_pkey PRIMARY KEY (instance, part);
 ALTER TABLE ONLY replication.workers
@@ -1958,6 +2030,7 @@ GRANT ALL ON FUNCTION replication.capture_statement(t replication.replicated_tab
 REVOKE ALL ON FUNCTION replication.capture_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION replication.clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.clock() TO replication_owner;
+GRANT ALL ON FUNCTION replication.clock() TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.clock_expression(clock_offset interval, source text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.clock_expression(clock_offset interval, source text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.current_names(relation regclass, names text[], attnums smallint[]) FROM PUBLIC;
@@ -2072,9 +2145,21 @@ GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;
 GRANT SELECT ON TABLE replication.consumer_topics TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_topics TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_topics TO replication_monitor;
+GRANT SELECT ON TABLE replication.contour_rounds TO replication_publisher;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.contour_rounds TO replication_consumer;
+GRANT SELECT ON TABLE replication.contour_rounds TO replication_monitor;
+GRANT SELECT ON TABLE replication.contours TO replication_publisher;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.contours TO replication_consumer;
+GRANT SELECT ON TABLE replication.contours TO replication_monitor;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_publisher;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_consumer;
 GRANT SELECT ON TABLE replication.discarded_events TO replication_monitor;
+GRANT SELECT,UPDATE ON TABLE replication.heartbeat TO replication_publisher;
+GRANT SELECT,UPDATE ON TABLE replication.heartbeat TO replication_consumer;
+GRANT SELECT ON TABLE replication.heartbeat TO replication_monitor;
+GRANT SELECT ON TABLE replication.heartbeat_log TO replication_publisher;
+GRANT SELECT,UPDATE ON TABLE replication.heartbeat_log TO replication_consumer;
+GRANT SELECT ON TABLE replication.heartbeat_log TO replication_monitor;
 GRANT SELECT ON TABLE replication.parked_events TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.parked_events TO replication_consumer;
 GRANT SELECT ON TABLE replication.parked_events TO replication_monitor;
@@ -2106,7 +2191,7 @@ GRANT SELECT ON TABLE replication.replication_queue_2 TO replication_monitor;
 GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_publisher;
 GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_consumer;
 GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_monitor;
-GRANT SELECT ON TABLE replication.replication_tombstones TO replication_publisher;
+GRANT SELECT,DELETE,UPDATE ON TABLE replication.replication_tombstones TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.replication_tombstones TO replication_consumer;
 GRANT SELECT ON TABLE replication.replication_tombstones TO replication_monitor;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.worker_counts TO replication_publisher;
@@ -2118,3 +2203,6 @@ GRANT SELECT ON TABLE replication.workers TO replication_monitor;
 GRANT SELECT ON TABLE replication.status TO replication_publisher;
 GRANT SELECT ON TABLE replication.status TO replication_consumer;
 GRANT SELECT ON TABLE replication.status TO replication_monitor;
+GRANT SELECT,INSERT,UPDATE ON TABLE replication.tombstone_floors TO replication_publisher;
+GRANT SELECT,DELETE ON TABLE replication.tombstone_floors TO replication_consumer;
+GRANT SELECT ON TABLE replication.tombstone_floors TO replication_monitor;

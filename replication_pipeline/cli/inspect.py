@@ -10,15 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
+from replication_pipeline.cli.contours import plain
 from replication_pipeline.domain.health import (
     ContourStatus,
     Verdict,
     lag_verdict,
+    skew_verdict,
     unpublished_verdict,
 )
 from replication_pipeline.postgres.cleanup import clean_up
 from replication_pipeline.postgres.connection import connect
-from replication_pipeline.postgres.status import read_status
+from replication_pipeline.postgres.status import read_contours, read_status
 from replication_pipeline.settings import Settings
 
 STYLES: dict[Verdict, str] = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -35,9 +37,10 @@ def status(json: JsonOption = False, config: ConfigOption = None) -> None:
     settings = configured(config)
     with connect(settings, application_name="replicator_status") as connection:
         now = read_status(connection, settings.contour.name)
+        contours = read_contours(connection, settings.contour.name)
     verdicts = _verdicts(settings, now)
     if json:
-        print_json(asdict(now))
+        print_json(asdict(now) | {"contours": [plain(contour) for contour in contours]})
     else:
         Console(highlight=False).print(_screen(now, verdicts))
     if "error" in verdicts.values():
@@ -56,6 +59,9 @@ def cleanup(json: JsonOption = False, config: ConfigOption = None) -> None:
     typer.echo(f"processed ids removed      {removed.processed_events:>10,}")
     typer.echo(f"conflicts removed          {removed.conflicts:>10,}")
     typer.echo(f"ended workers folded       {removed.workers:>10,}")
+    typer.echo(f"tombstones removed         {removed.tombstones:>10,}")
+    for contour, count in removed.tombstones_waiting.items():
+        typer.echo(f"tombstones kept            {count:>10,}  until contour {contour} knows them")
 
 
 def _verdicts(settings: Settings, now: ContourStatus) -> dict[str, Verdict]:
@@ -69,6 +75,8 @@ def _verdicts(settings: Settings, now: ContourStatus) -> dict[str, Verdict]:
     return {
         "unpublished": backlog,
         "lag": lag,
+        "skew": skew_verdict(now.clock_skew_seconds, warning=monitoring.clock_skew_warning),
+        "fenced": "warning" if now.fenced_contours else "ok",
         "parked": "warning" if now.parked_publish + now.parked_apply else "ok",
         "publishers": "ok" if now.publishers else "error",
         "appliers": "ok" if now.appliers else "error",
@@ -115,4 +123,13 @@ def _screen(now: ContourStatus, verdicts: dict[str, Verdict]) -> Table:
     row("applied", f"{now.applied_total:,}", f"events; {now.skipped_total:,} older ones skipped")
     row("failed", f"{now.failed_total:,}", "refusals")
     row("conflicts", f"{now.conflicts_total:,}", "concurrent writes of one row")
+    if verdicts["skew"] != "ok":
+        row(
+            "clock skew",
+            f"{now.clock_skew_seconds:.3f}",
+            "s between two contours",
+            verdicts["skew"],
+        )
+    if now.fenced_contours:
+        row("fenced", str(now.fenced_contours), "contours list tells which", verdicts["fenced"])
     return table

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from replication_pipeline import __version__
 from replication_pipeline.cli import (
+    contours,
     demo,
     doctor,
     inspect,
@@ -43,6 +44,7 @@ parked.register(app)
 offsets.register(app)
 republish.register(app)
 replay.register(app)
+contours.register(app)
 demo.register(app)
 
 

@@ -20,7 +20,7 @@ class ContourStatus:
     ``oldest_unpublished_seconds`` is 0 when nothing waits. ``held_publish`` are refused events that
     will be tried again, and those behind a refused or parked one. ``apply_lag_events`` is as of the
     appliers' last look at Kafka. ``*_total`` counters only ever grow; they are sums over all workers
-    that ever ran here.
+    that ever ran here. ``clock_skew_seconds`` lie between the two contours' clocks that differ most.
     """
 
     contour: str
@@ -37,6 +37,8 @@ class ContourStatus:
     applied_total: int
     skipped_total: int
     conflicts_total: int
+    clock_skew_seconds: float = 0.0
+    fenced_contours: int = 0
 
 
 def unpublished_verdict(unpublished: int, *, warning: int) -> Verdict:
@@ -51,6 +53,11 @@ def lag_verdict(age: timedelta, *, warning: timedelta, critical: timedelta) -> V
     if age > warning:
         return "warning"
     return "ok"
+
+
+def skew_verdict(seconds: float, *, warning: timedelta) -> Verdict:
+    """``warning`` above the threshold: of two writes at once the later one may lose."""
+    return "warning" if timedelta(seconds=seconds) > warning else "ok"
 
 
 def desired_windows(

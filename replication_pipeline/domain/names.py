@@ -13,6 +13,7 @@ TableName = NewType("TableName", str)
 Topic = NewType("Topic", str)
 
 TOPIC_SUFFIX: Final = "_changes"
+HEARTBEAT_TOPIC: Final = "replication_heartbeats"  # no table's: those end in TOPIC_SUFFIX
 MAX_TOPIC_LENGTH: Final = 249
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._]")
 
@@ -35,6 +36,11 @@ def topic_for(table: str, *, prefix: str = "") -> Topic:
             f"Kafka allows {MAX_TOPIC_LENGTH}"
         )
     return Topic(topic)
+
+
+def heartbeat_topic(*, prefix: str = "") -> Topic:
+    """The topic of heartbeats, one for all contours."""
+    return Topic(f"{prefix}{HEARTBEAT_TOPIC}")
 
 
 def consumer_group(contour: str) -> str:

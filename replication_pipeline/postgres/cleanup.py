@@ -3,8 +3,8 @@
 The queue is a ring of partitions: old published rows go with their whole partition, by TRUNCATE; only
 what can't go that way is deleted row by row.
 
-Never removed: unpublished and parked queue rows, parked events, and tombstones (until every contour
-is known to have passed them, a delete must be remembered).
+Never removed: unpublished and parked queue rows, and parked events. Tombstones go when every contour is
+known to have passed them (``tombstones.py``).
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from psycopg import Connection
 
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.tombstones import collect
 from replication_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class CleanupResult:
-    """Rows removed, by kind; ``workers`` were folded into the totals."""
+    """Rows removed, by kind; ``workers`` were folded into the totals. ``tombstones_waiting``: old ones
+    that stay, by the contour that is waited for.
+    """
 
     published: int
     processed_events: int
     conflicts: int
     workers: int
+    tombstones: int
+    tombstones_waiting: dict[str, int]
 
 
 def clean_up(connection: Connection, settings: Settings) -> CleanupResult:
@@ -58,4 +63,12 @@ def clean_up(connection: Connection, settings: Settings) -> CleanupResult:
         processed = remove("remove_processed", cleanup.processed_events)
         conflicts = remove("remove_conflicts", cleanup.conflicts)
         row = connection.execute(sql["fold_workers"], {}).fetchone()
-    return CleanupResult(published, processed, conflicts, row[0] if row else 0)
+        tombstones = collect(connection, settings)
+    return CleanupResult(
+        published,
+        processed,
+        conflicts,
+        row[0] if row else 0,
+        tombstones.removed,
+        tombstones.waiting,
+    )

@@ -1,13 +1,15 @@
-"""How a contour is: one row of the view ``replication.status``."""
+"""How a contour is: one row of the view ``replication.status``; and what it knows of the others."""
 
 from __future__ import annotations
 
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from replication_pipeline.domain.contours import Contour
 from replication_pipeline.domain.health import ContourStatus
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.heartbeats import read_registry
 
 
 def read_status(connection: Connection, contour_name: str) -> ContourStatus:
@@ -22,3 +24,10 @@ def read_status(connection: Connection, contour_name: str) -> ContourStatus:
         status = cursor.execute(queries.load("workers")["status"]).fetchone()
     assert status is not None  # the view has exactly one row once a contour is installed
     return status
+
+
+def read_contours(connection: Connection, contour_name: str) -> list[Contour]:
+    """All contours whose heartbeats were heard here, by name; not those that are forgotten."""
+    with translating(f"contour {contour_name}: reading the contours"):
+        registry = read_registry(connection)
+    return [c for _, c in sorted(registry.contours.items()) if c.state != "forgotten"]

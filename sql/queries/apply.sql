@@ -97,7 +97,8 @@ with incoming as materialized (
          case when i.op <> 'd' and i.record - {column_names} <> '{{}}'::jsonb
               then (select string_agg(k, ', ' order by k)
                       from jsonb_object_keys(i.record - {column_names}) k)
-         end as unknown_columns
+         end as unknown_columns,
+         i.contour in (select name from replication.contours where state <> 'active') as fenced
     from incoming i
    where i.well_formed and i.contour <> %(contour)s
      and (%(again)s or i.event_id in (select event_id from fresh))
@@ -106,9 +107,10 @@ with incoming as materialized (
                        missing_columns, verdict, reason, detail, {columns})
   select n.seq, n.event_id, n.contour, n.version, n.base_version, n.op, {record_key},
          n.missing_columns,
-         case when n.unknown_columns is not null or n.version >> 10 > %(newest_clock)s
+         case when n.fenced or n.unknown_columns is not null or n.version >> 10 > %(newest_clock)s
               then 'park' else 'apply' end,
-         case when n.unknown_columns is not null then 'unknown_column'
+         case when n.fenced then 'fenced_contour'
+              when n.unknown_columns is not null then 'unknown_column'
               when n.version >> 10 > %(newest_clock)s then 'clock_skew' end,
          coalesce(n.unknown_columns, ''), {values}
     from described n cross join lateral jsonb_to_record(n.record) as r({wire_definitions})
@@ -123,14 +125,15 @@ select c.incoming, c.well_formed, c.from_others, (select count(*) from fresh),
 select exists (select from {stage} group by record_key having count(*) > 1)
 
 -- name: reduce
--- The newest event of each key stays. What one contour did in several steps counts as one, from the version
--- that the first step replaced. Returns how many stay.
+-- The newest event of each key stays; those of fenced contours, which are parked, hide no other. What one
+-- contour did in several steps counts as one, from the version that the first step replaced. Returns how
+-- many stay.
 with ranked as materialized (
   select s.ctid as place, row_number() over (same_key order by s.version desc, s.seq desc) as rank,
          case when bool_and(s.base_version is not null) over same_writer
               then min(s.base_version) over same_writer end as base
     from {stage} s
-  window same_key as (partition by s.record_key collate "C"),
+  window same_key as (partition by s.record_key collate "C", s.reason is not distinct from 'fenced_contour'),
          same_writer as (partition by s.record_key collate "C", s.contour collate "C")
 ), superseded as (
   delete from {stage} s using ranked r where r.rank > 1 and s.ctid = r.place
@@ -149,23 +152,30 @@ select count(*) from (
 -- name: decide
 -- A snapshot taken after the locks. An incoming version at or below the row's, or the tombstone's,
 -- is not newer: skip. Indexes: primary keys, one look-up each an event. Where the event replaces what its
--- writer saw there is nothing to decide, and nothing is written.
+-- writer saw there is nothing to decide, and nothing is written. Where there is neither row nor tombstone,
+-- one at or below the floor of forgotten deletes may be what a delete had replaced: park.
 update {stage} s
-   set (current_version, buried_version, verdict) = (
+   set (current_version, buried_version, verdict, reason) = (
      select f.current_version, f.buried_version,
-            case when s.version <= greatest(f.current_version, f.buried_version, 0)
-                 then 'skip' else s.verdict end
-       from (select (select t.replication_version from {table} t where {same_key}) as current_version,
-                    (select b.version from replication.replication_tombstones b
-                      where b.table_name = %(table)s
-                        and b.record_key = replication.tombstone_key(s.record_key)) as buried_version) f)
+            case when s.version <= greatest(f.current_version, f.buried_version, 0) then 'skip'
+                 when f.too_old then 'park' else s.verdict end,
+            case when f.too_old then 'too_old' end
+       from (select f.*, s.op in ('c', 'u') and f.current_version is null and f.buried_version is null
+                           and s.version <= (select l.version from replication.tombstone_floors l
+                                              where l.table_name = %(table)s)
+                           and not exists (select from {table} t where {same_key}) as too_old
+               from (select (select t.replication_version from {table} t where {same_key}) as current_version,
+                            (select b.version from replication.replication_tombstones b
+                              where b.table_name = %(table)s
+                                and b.record_key = replication.tombstone_key(s.record_key)) as buried_version) f) f)
  where s.verdict = 'apply'
    and (s.op = 'd' or s.version <= coalesce(s.base_version, 0)
         or coalesce((select t.replication_version from {table} t where {same_key}), 0)
            <> coalesce(s.base_version, 0)
         or (select b.version from replication.replication_tombstones b
              where b.table_name = %(table)s
-               and b.record_key = replication.tombstone_key(s.record_key)) > coalesce(s.base_version, 0))
+               and b.record_key = replication.tombstone_key(s.record_key)) > coalesce(s.base_version, 0)
+        or s.version <= (select l.version from replication.tombstone_floors l where l.table_name = %(table)s))
 
 -- name: lock_parents
 -- Locks: parent rows FOR KEY SHARE, as a foreign key's own trigger would. Index: the referenced key.

@@ -49,3 +49,44 @@ with ended as (
          bytes = w.bytes + excluded.bytes
 )
 select count(*) from ended
+
+-- name: clock
+-- µs by this server's clock.
+select (date_part('epoch', clock_timestamp()) * 1000000)::bigint
+
+-- name: tables_with_tombstones
+-- An event parked without its key may be of any key of its table, so nothing of that is forgotten.
+select t.table_name,
+       exists (select from replication.parked_events p
+                where p.table_name = t.table_name and p.record_key is null and p.reason <> 'malformed')
+  from (select distinct table_name from replication.replication_tombstones where version > 1) t
+
+-- name: applied_offsets
+select topic, partition, next_offset from replication.consumer_offsets order by topic, partition
+
+-- name: remove_tombstones
+-- Deletes that happened and are dated before %(before)s. Not those that still wait to settle, nor those
+-- of keys with a parked event, which may be older. What was forgotten raises the table's floor in the
+-- same transaction, so an older write meets one of both. Locks: tombstones nobody else holds.
+-- Index: replication_tombstones_version.
+with gone as (
+  delete from replication.replication_tombstones
+   where ctid = any(array(
+     select b.ctid from replication.replication_tombstones b
+      where b.table_name = %(table)s and b.version > 1 and b.version < %(before)s::bigint << 10
+        and b.deleted_at < to_timestamp(%(before)s / 1000000.0) and not b.unsettled
+        and not exists (select from replication.parked_events p
+                         where p.table_name = b.table_name
+                           and replication.tombstone_key(p.record_key) = b.record_key)
+      limit %(limit)s for update skip locked))
+  returning version
+), floor as (
+  insert into replication.tombstone_floors as f (table_name, version)
+  select %(table)s, max(version) from gone having count(*) > 0
+  on conflict (table_name) do update set version = greatest(f.version, excluded.version)
+)
+select count(*) from gone
+
+-- name: count_old_tombstones
+select count(*) from replication.replication_tombstones
+ where table_name = %(table)s and version > 1 and deleted_at < to_timestamp(%(before)s / 1000000.0)

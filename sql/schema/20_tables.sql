@@ -270,7 +270,7 @@ create table if not exists replication.parked_events (
   version      bigint,
   reason       text not null check (reason in ('missing_parent', 'referenced', 'clock_skew',
                  'unknown_column', 'unknown_table', 'unique_conflict', 'constraint', 'bad_value',
-                 'malformed')),
+                 'malformed', 'fenced_contour', 'too_old')),
   detail       text not null default '',
   event        bytea not null,
   attempts     integer not null default 1 check (attempts > 0),

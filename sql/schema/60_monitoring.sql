@@ -12,7 +12,10 @@ select c.name as contour,
        w.publishers, w.appliers,
        (select coalesce(sum(greatest(o.high_watermark - o.next_offset, 0)), 0)::bigint
           from replication.consumer_offsets o) as apply_lag_events,
-       w.processed_total, w.failed_total, w.applied_total, w.skipped_total, w.conflicts_total
+       w.processed_total, w.failed_total, w.applied_total, w.skipped_total, w.conflicts_total,
+       (select coalesce(max(k.clock_ahead) - min(k.clock_ahead), 0)::float8
+          from replication.contours k where k.state = 'active') as clock_skew_seconds,
+       (select count(*) from replication.contours k where k.state = 'fenced') as fenced_contours
   from replication.contour c
  cross join lateral (
    select count(*) as unpublished,

@@ -46,7 +46,15 @@ grant execute on function replication.event_value(
 grant insert on replication.discarded_events to replication_publisher, replication_consumer;
 grant execute on function replication.rotate_queue(interval), replication.refresh_captures(),
   replication.remove_published(interval, integer) to replication_publisher;
+-- Heartbeats: publishers send them, appliers follow them, cleanup forgets deletes by them.
+grant update on replication.heartbeat to replication_publisher, replication_consumer;
+grant execute on function replication.clock() to replication_publisher;
+grant update, delete on replication.replication_tombstones to replication_publisher;
+grant insert, update on replication.tombstone_floors to replication_publisher;
 -- Applying.
+grant update on replication.heartbeat_log to replication_consumer;
+grant insert, update, delete on replication.contours, replication.contour_rounds to replication_consumer;
+grant delete on replication.tombstone_floors to replication_consumer;
 grant insert, update, delete on replication.processed_events, replication.consumer_offsets,
   replication.consumer_topics, replication.parked_events, replication.replication_tombstones, replication.replication_conflicts
   to replication_consumer;
