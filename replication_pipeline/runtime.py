@@ -139,6 +139,7 @@ def with_heartbeats(settings: Settings, role: Role, cycle: Cycle) -> Iterator[Cy
         yield Accompanied(cycle, companion)
     finally:
         companion.close()
+    companion.check()  # a window may be over before it has had its say
 
 
 def publish_window(

@@ -2130,6 +2130,7 @@ REVOKE ALL ON FUNCTION replication.text_settings(t replication.replicated_tables
 GRANT ALL ON FUNCTION replication.text_settings(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.tombstone_key(record_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_owner;
+GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_publisher;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_owner;

@@ -84,11 +84,16 @@ def forget(
 
 def _write(settings: Settings, word: Callable[[PostgresHeart], Record]) -> None:
     with runtime.open_heartbeats(settings) as (heart, topic):
+
+        def read() -> None:
+            with suppress(FatalError):  # what is wrong here is what the word is to mend
+                Listening(heart, topic, lambda _: None)()
+
+        read()
         offset = topic.send(encode(word(heart)))
         deadline = time.monotonic() + PATIENCE
         while (heart.standing().next_offset or 0) <= offset:
-            with suppress(FatalError):  # about this contour; the word is in the log all the same
-                Listening(heart, topic, lambda _: None)()
+            read()
             if time.monotonic() > deadline:
                 raise TransientError(
                     f"contour {settings.contour.name}: the heartbeats could not be read to their end",

@@ -15,7 +15,7 @@ from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import BatchResult
 from replication_pipeline.engine.window import Cycle
 
-LONGEST_GOODBYE: Final = 10.0  # seconds that the end of a window may wait for a step
+LONGEST_GOODBYE: Final = 2.0  # seconds that the end of a window may wait for the step in hand
 
 
 @dataclass(slots=True)

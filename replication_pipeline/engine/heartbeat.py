@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import NamedTuple, Protocol
 
 from replication_pipeline.domain.contours import Registry, State, Trouble
-from replication_pipeline.domain.errors import FatalError
+from replication_pipeline.domain.errors import FatalError, TransientError
 from replication_pipeline.domain.heartbeat import Beat, Identity, Offsets, Record, Round, encode
 
 
@@ -116,9 +116,12 @@ class Beating:
         standing = self.heart.standing()
         refuse(standing)
         settled = self.heart.settled()
-        told = None
+        told, trouble = None, None
         if settled is not None:
-            told = Round(settled.taken_at, settled.applied, self.topic.ends(settled.tables))
+            try:
+                told = Round(settled.taken_at, settled.applied, self.topic.ends(settled.tables))
+            except TransientError as error:
+                trouble = error  # alive all the same; the round stays open
         since = round((time.monotonic() - beaten) * 1e6)
         self.topic.send(
             encode(
@@ -133,6 +136,8 @@ class Beating:
         )
         if told is not None:
             self.heart.end_round(pulse.sequence)
+        if trouble is not None:
+            raise trouble
 
 
 @dataclass(slots=True)

@@ -189,6 +189,7 @@ class PostgresHeart:
                 if new:
                     self._published = 0
                     pin_plans(connection, "enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+                    connection.execute("set synchronous_commit = on")
                 yield connection
         except RefusedError:
             raise

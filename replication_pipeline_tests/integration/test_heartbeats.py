@@ -215,6 +215,25 @@ def test_what_is_still_to_be_published_or_committed_holds_a_round_up(
     assert a.contour.value("select round_at is not null from replication.heartbeat")
 
 
+def test_a_parked_delete_does_not_count_as_applied(beaters: list[Beater]) -> None:
+    a, *_ = beaters
+    a.contour.run(
+        "insert into replication.consumer_offsets (topic, partition, next_offset) "
+        "values ('t', 0, 50), ('t', 2, 70), ('u', 1, 9)"
+    )
+    for offset, reason in ((20, "missing_parent"), (30, "referenced"), (40, "clock_skew")):
+        a.contour.run(
+            "insert into replication.parked_events (topic, partition, kafka_offset, reason, event) "
+            "values ('t', 0, %s, %s, '')",
+            offset,
+            reason,
+        )
+    a.beat()
+    a.read()
+    ((applied,),) = a.contour.run("select applied from replication.contour_rounds limit 1")
+    assert applied == {"t": [30, 0, 70], "u": [0, 9]}
+
+
 def until_marked(beater: Beater) -> None:
     def marked() -> bool:
         beater.one_beat()

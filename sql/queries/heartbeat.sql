@@ -13,7 +13,8 @@ with due as (
 ), waiting as (
   select topic, partition, min(kafka_offset) as first
     from replication.parked_events
-   where reason not in ('missing_parent', 'unknown_column', 'unique_conflict', 'malformed', 'too_old')
+   where reason not in ('missing_parent', 'unknown_column', 'unique_conflict', 'malformed', 'too_old',
+                        'fenced_contour')
    group by topic, partition
 ), applied as (
   select coalesce(jsonb_object_agg(topic, offsets), '{}') as offsets

@@ -48,7 +48,7 @@ grant execute on function replication.rotate_queue(interval), replication.refres
   replication.remove_published(interval, integer) to replication_publisher;
 -- Heartbeats: publishers send them, appliers follow them, cleanup forgets deletes by them.
 grant update on replication.heartbeat to replication_publisher, replication_consumer;
-grant execute on function replication.clock() to replication_publisher;
+grant execute on function replication.clock(), replication.tombstone_key(text) to replication_publisher;
 grant update, delete on replication.replication_tombstones to replication_publisher;
 grant insert, update on replication.tombstone_floors to replication_publisher;
 -- Applying.
