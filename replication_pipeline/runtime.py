@@ -10,7 +10,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -186,8 +186,10 @@ def apply_window(
     until: Until = "time",
     observer: Observer | None = None,
     instance: str = "",
+    heartbeats: bool = True,
 ) -> WindowTotals:
     """Apply for ``length`` (``None``: until stopped), or ``until`` caught up with the topics' ends.
+    Without ``heartbeats`` it is nobody's affair how this contour stands with the others.
 
     ``FatalError`` when an operator has to act; outages are waited out.
     """
@@ -199,7 +201,8 @@ def apply_window(
         poll_timeout=settings.consumer.poll_interval,
         retry_parked_every=settings.consumer.retry_parked,
     )
-    with rare_collections(), with_heartbeats(settings, "applier", cycle) as accompanied:
+    beside = with_heartbeats(settings, "applier", cycle) if heartbeats else nullcontext(cycle)
+    with rare_collections(), beside as accompanied:
         return Window(
             role="applier",
             cycle=accompanied,
@@ -298,6 +301,7 @@ class Replay:
                 length=None,
                 until="drained",
                 observer=observer,
+                heartbeats=False,  # it is how a fenced or restored contour gets well
             )
 
 
