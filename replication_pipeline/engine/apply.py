@@ -3,7 +3,8 @@
 Offsets live in the contour's own database and move in the transaction that writes the rows, so a
 batch is applied entirely or not at all, however the process dies. A batch that the database refuses
 for its content is halved until the event at fault stands alone; that one is parked, in the same
-transaction as its offset, and the rest goes on.
+transaction as its offset, and the rest goes on. After any other failure the next batch has half as many
+events, so what takes longer than the database's timeouts gets through in parts.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ EMPTY = BatchResult(role="applier")
 
 @dataclass(slots=True)
 class ApplyCycle:
-    """Polls up to ``batch_size`` events a call, up to ``max_batch_size`` on backlog, and looks after
-    parked ones now and then.
+    """Polls up to ``batch_size`` events a call, up to ``max_batch_size`` on backlog and fewer after
+    failures, and looks after parked ones now and then.
     """
 
     consumer: EventConsumer
@@ -52,9 +53,10 @@ class ApplyCycle:
         batch = self.consumer.poll(
             self._limit, timedelta() if self._progress else self.poll_timeout
         )
-        full = batch is not None and len(batch.messages) >= self._limit
-        largest = max(self.batch_size, self.max_batch_size)
-        self._limit = min(self._limit * 2, largest) if full else self.batch_size
+        if batch is not None:
+            full = len(batch.messages) >= self._limit
+            largest = max(self.batch_size, self.max_batch_size)
+            self._limit = min(self._limit * 2, largest) if full else self.batch_size
         result = EMPTY if batch is None else self._timed(batch)
         parked = self._retry_parked(eagerly=bool(result.applied) or self._progress)
         whole = merge(result, parked)
@@ -71,6 +73,7 @@ class ApplyCycle:
         except BaseException:
             # Whatever was read and not committed has to be read again.
             self.consumer.rewind()
+            self._limit = max(1, len(batch.messages) // 2)
             raise
         return replace(result, duration=timedelta(seconds=time.perf_counter() - started))
 

@@ -71,6 +71,7 @@ class KafkaEventConsumer:
     _intake: Intake = field(init=False)
     _positions: dict[Partition, int] = field(default_factory=dict)
     _stale: bool = field(default=False)
+    _compared: bool = field(default=False)  # the topics' ids, since the last assignment
     _callback_error: Exception | None = field(default=None)
     _next_commit: float = field(default=0.0)
 
@@ -153,9 +154,9 @@ class KafkaEventConsumer:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         keys = [(Topic(p.topic), p.partition) for p in partitions]
-        begin = 0
+        begin, self._compared = 0, False
         try:
-            self._watch.compare()
+            self._compare()
             stored = self.store.offsets(keys)
         except Exception as error:  # noqa: BLE001 - told by poll()
             self._callback_error = error
@@ -177,6 +178,10 @@ class KafkaEventConsumer:
         with contextlib.suppress(KafkaException):
             consumer.incremental_unassign(partitions)
 
+    def _compare(self) -> None:
+        self._watch.compare()
+        self._compared = True
+
     def _raise_from_callback(self) -> None:
         error, self._callback_error = self._callback_error, None
         if error is not None:
@@ -184,7 +189,8 @@ class KafkaEventConsumer:
 
     def _seek_to_stored(self, consumer: Consumer) -> None:
         self._intake.clear()
-        self._watch.compare()
+        if not self._compared:
+            self._compare()
         stored = self.store.offsets(self._positions)
         for key in self._positions:
             topic, partition = key

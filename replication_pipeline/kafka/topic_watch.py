@@ -26,7 +26,7 @@ from replication_pipeline.domain.positions import LogRange, explain, halt
 from replication_pipeline.kafka.client import not_allowed
 
 EVERY: Final = 30.0  # seconds
-PATIENCE: Final = 10.0  # seconds for an answer
+PATIENCE: Final = 5.0  # seconds for an answer
 NO_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"
 Answers = Mapping[str, "Future[TopicDescription]"]
 
@@ -104,7 +104,7 @@ def described(
 ) -> TopicDescription | None:
     """Kafka's answer; ``None``: there is no such topic."""
     try:
-        return answer.result(PATIENCE + 5)
+        return answer.result(PATIENCE * 2)
     except TimeoutError:
         raise TransientError(f"contour {contour}: Kafka did not describe {topic} in time") from None
     except KafkaException as error:

@@ -24,6 +24,7 @@ from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
 from replication_pipeline_tests.integration.outbox import events, publisher
+from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -544,6 +545,24 @@ def test_user_triggers_do_not_alter_applied_rows(
     a.run("insert into users (id, name) values (1, 'untouched')")
     settle(users, rounds=1)
     assert same_rows(users, "users")
+
+
+def test_a_batch_too_slow_for_the_timeouts_gets_through_in_parts(
+    users: list[Contour], kafka: EmbeddedKafka
+) -> None:
+    a, b = users
+    b.run(
+        "create function slow() returns boolean language plpgsql as "
+        "$$ begin perform pg_sleep(0.04); return true; end $$; "
+        "alter table users add check (slow())"
+    )
+    a.run("insert into users (id) select generate_series(1, 24)")
+    a.publish()
+    hasty = with_settings(b.settings, postgres={"statement_timeout": timedelta(milliseconds=500)})
+    totals = Contour(hasty, b.app, b.dsn).apply()
+    assert totals.applied == 24
+    assert totals.retries > 0
+    assert totals.batches > 1
 
 
 def test_a_second_applier_takes_over(users: list[Contour], kafka: EmbeddedKafka) -> None:

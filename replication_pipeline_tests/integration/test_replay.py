@@ -42,15 +42,10 @@ def contours(make_contours: MakeContours, kafka: EmbeddedKafka) -> list[Contour]
     return make_contours(FAMILY, TABLES)
 
 
-def replay(
-    contour: Contour,
-    start: Start = 0,
-    *,
-    tables: list[str] | None = None,
-    stop: StopToken | None = None,
-) -> WindowTotals:
-    run = runtime.plan_replay(contour.settings, start, tables=tables, stop=stop or StopToken())
-    return run.run(ReplayLog())
+def replay(contour: Contour, start: Start = 0, *, tables: list[str] | None = None) -> WindowTotals:
+    """In batches so small that former and newer events of a row come in different ones."""
+    small = with_settings(contour.settings, consumer={"batch_size": 20})
+    return runtime.plan_replay(small, start, tables=tables, stop=StopToken()).run(ReplayLog())
 
 
 def back_up(postgres: EmbeddedPostgres, contour: Contour) -> str:
@@ -262,5 +257,6 @@ def test_a_stop_ends_in_order_and_running_again_finishes(
     assert told["ended_by"] == "stopped"
     assert 0 < told["applied"] == b.value("select count(*) from users") < 1500
     assert errors == ""
-    assert replay(b).applied == 1500 - told["applied"]
+    rest = runtime.plan_replay(b.settings, 0, tables=None, stop=StopToken()).run(ReplayLog())
+    assert rest.applied == 1500 - told["applied"]
     assert same_rows(users, "users")
