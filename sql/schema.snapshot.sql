@@ -1599,6 +1599,12 @@ CREATE TABLE replication.replication_conflicts (
     incoming_row json,
     current_row json,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    reason text,
+    resolved_at timestamp with time zone,
+    resolved_by text,
+    resolution text,
+    CONSTRAINT replication_conflicts_reason_check CHECK ((reason = ANY (ARRAY['update_update'::text, 'update_delete'::text, 'delete_update'::text, 'insert_insert'::text, 'insert_delete'::text]))),
+    CONSTRAINT replication_conflicts_resolution_check CHECK ((resolution = ANY (ARRAY['incoming'::text, 'current'::text]))),
     CONSTRAINT replication_conflicts_winner_check CHECK ((winner = ANY (ARRAY['incoming'::text, 'current'::text])))
 );
 ALTER TABLE replication.replication_conflicts OWNER TO replication_owner;
@@ -1864,6 +1870,7 @@ ALTER TABLE ONLY replication.workers
 CREATE INDEX parked_events_table ON replication.parked_events USING btree (table_name, id);
 CREATE INDEX processed_events_age ON replication.processed_events USING brin (processed_at);
 CREATE INDEX replication_conflicts_age ON replication.replication_conflicts USING btree (recorded_at);
+CREATE UNIQUE INDEX replication_conflicts_loser ON replication.replication_conflicts USING btree (table_name, md5(record_key), LEAST(incoming_version, current_version));
 CREATE INDEX replication_queue_held ON ONLY replication.replication_queue USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_0_hashtext_idx ON replication.replication_queue_0 USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_published ON ONLY replication.replication_queue USING brin (published_at);

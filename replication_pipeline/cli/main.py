@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from replication_pipeline import __version__
-from replication_pipeline.cli import demo, inspect, parked, republish, setup, windows
+from replication_pipeline.cli import conflicts, demo, inspect, parked, republish, setup, windows
 from replication_pipeline.domain.errors import ReplicationError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ setup.register(app)
 windows.register(app)
 inspect.register(app)
 parked.register(app)
+conflicts.register(app)
 republish.register(app)
 demo.register(app)
 

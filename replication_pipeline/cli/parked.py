@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
+from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json, who
 from replication_pipeline.cli.parked_view import (
     as_json,
     back_off_line,
@@ -203,7 +201,7 @@ def discard(
                 of_side,
                 contour=settings.contour.name,
                 because=because.strip(),
-                who=_who(),
+                who=who(),
             )
             for each, of_side in _by_side(chosen, side)
             if of_side
@@ -284,11 +282,3 @@ def _patient(settings: Settings) -> Settings:
     patience = settings.postgres.lock_timeout + settings.kafka.delivery_timeout
     postgres = settings.postgres.model_copy(update={"lock_timeout": patience})
     return settings.model_copy(update={"postgres": postgres})
-
-
-def _who() -> str:
-    """Roles are shared, so the record says who sat before the machine as well."""
-    try:
-        return f" ({getpass.getuser()}@{socket.gethostname()})"
-    except (KeyError, OSError):
-        return f" ({socket.gethostname()})"

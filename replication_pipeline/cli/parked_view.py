@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from replication_pipeline.cli.common import printable
 from replication_pipeline.postgres.parked import BackingOff, ParkedEvent
 
 KEY_SHOWN: Final = 60  # characters of a key in the list
@@ -68,7 +69,7 @@ def listing(events: Sequence[ParkedEvent]) -> Table:
             event.reason,
             event.detail,
         )
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
@@ -107,7 +108,7 @@ def fact_sheet(event: ParkedEvent, size: int | None) -> Table:
     facts["size"] = "no image" if size is None else f"{size:,} bytes"
     for label, value in facts.items():
         if value:
-            table.add_row(label, Text(_printable(value)))
+            table.add_row(label, Text(printable(value)))
     return table
 
 
@@ -119,7 +120,7 @@ def image_lines(image: bytes, size: int, *, full: bool) -> Iterator[str]:
         if not full and number == LINES_SHOWN:
             yield f"… {size:,} bytes in all; --full shows them"
             return
-        yield _printable(line if full else _cut(line, LINE_SHOWN))
+        yield printable(line if full else _cut(line, LINE_SHOWN))
     if not full and len(image) < size:
         yield f"… {size:,} bytes in all; --full shows them"
 
@@ -176,11 +177,6 @@ def events_(count: int) -> str:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _printable(text: str) -> str:
-    """Control characters could steer the terminal."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def _ago(time: datetime) -> str:

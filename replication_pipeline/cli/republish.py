@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from replication_pipeline import runtime
-from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
+from replication_pipeline.cli.common import (
+    ConfigOption,
+    JsonOption,
+    configured,
+    key_option,
+    moment,
+    print_json,
+)
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.model import MILLISECOND
 from replication_pipeline.engine.republish import Plan, Selection, Totals
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
 from replication_pipeline.observe import RepublishLog
-from replication_pipeline.settings import Duration, Settings
-
-_DURATION = re.compile(r"[\d.]+\s*[a-z]+", re.IGNORECASE)
+from replication_pipeline.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -72,10 +73,10 @@ def republish(
             remedy="give --since, --until, --table, --key or --all",
         )
     selection = Selection(
-        since=_time(since, "--since"),
-        until=_time(until, "--until"),
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
         tables=tuple(table) if table else None,
-        keys=tuple(_key(each) for each in key) if key else None,
+        keys=tuple(key_option(each) for each in key) if key else None,
         from_id=from_id,
     )
     if selection.since and selection.until and selection.since >= selection.until:
@@ -123,39 +124,6 @@ class _Bar(RepublishLog):
         """Move the bar."""
         if self._progress is not None:
             self._progress.update(self._task, completed=sent, total=total)
-
-
-def _time(text: str | None, option: str) -> datetime | None:
-    """A moment with its zone, or so long ago."""
-    if text is None:
-        return None
-    try:
-        if _DURATION.fullmatch(text.strip()):
-            return datetime.now(UTC) - TypeAdapter(Duration).validate_python(text)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, ValidationError, OverflowError):
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        what = "has no zone" if moment else "is no time"
-        raise ConfigurationError(
-            f"{option} {text} {what}",
-            remedy="write how long ago, 30min, 2h or 7d, or a time with its zone, "
-            "2026-11-22T10:00:00Z or 2026-11-22T10:00+01:00",
-        )
-    return moment
-
-
-def _key(text: str) -> str:
-    try:
-        value = jsonlib.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ConfigurationError(
-            "--key is no JSON object",
-            remedy="""write the key as it is on Kafka, in quotes of the shell: --key '{"id":1}'""",
-        )
-    return text
 
 
 def _tell_plan(settings: Settings, selection: Selection, plan: Plan) -> None:

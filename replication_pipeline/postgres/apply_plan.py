@@ -7,7 +7,7 @@ called anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, LiteralString
 
@@ -153,10 +153,8 @@ def plan(table: Table) -> TablePlan:
         ),
         record_conflicts=template["record_conflicts"].format(
             **common,
-            staged_columns=_comma(
-                sql.SQL("{} as {}").format(names.staged(c.name), _name(c.name)) for c in columns
-            ),
-            target_columns=_comma(_of("t", c.name) for c in columns),
+            staged_image=_staged_image(names),
+            target_image=_texts_of(columns, lambda name: _of("t", name)),
         ),
         make_way=template["make_way"].format(
             **common,
@@ -242,6 +240,29 @@ def _and_not_referenced(names: _Names, table: Table) -> sql.Composed:
     )
 
 
+def _texts_of(
+    columns: Iterable[Column], reference: Callable[[str], sql.Composable]
+) -> sql.Composed:
+    """Every column as PostgreSQL's text: no value is too odd for it, and it can be read back. Not by a
+    cast, which may be a user's own; and a row of nulls is not null.
+    """
+    return _comma(
+        sql.SQL("case when num_nulls({0}) = 0 then format('%%s', {0}) end as {1}").format(
+            reference(c.name), _name(c.name)
+        )
+        for c in columns
+    )
+
+
+def _staged_image(names: _Names) -> sql.Composed:
+    """The staged row as JSON of texts, without the columns that its event lacks."""
+    return sql.SQL(
+        "(select case when s.missing_columns is null then i.image "
+        "else (i.image::jsonb - s.missing_columns)::json end "
+        "from (select row_to_json(c.*) as image from (select {}) c) i)"
+    ).format(_texts_of(names.of.columns, names.staged))
+
+
 def _ripe(table: Table) -> dict[str, sql.Composed]:
     """A tombstone's key ``b.record_key`` read back into columns ``r``, and compared with ``t``."""
     by_name = {c.name: c for c in table.columns}
@@ -251,6 +272,11 @@ def _ripe(table: Table) -> dict[str, sql.Composed]:
             sql.SQL("{} = {}").format(_of("t", k), _decoded(by_name[k])) for k in table.keys
         ),
     }
+
+
+def key_in_json(table: Table) -> dict[str, sql.Composed]:
+    """For statements about the one row whose canonical key is given as JSON."""
+    return _ripe(table)
 
 
 def _and_not_leaving(table: Table | None) -> sql.Composable:

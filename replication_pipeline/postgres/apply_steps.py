@@ -57,6 +57,7 @@ class ApplySteps:
         parts = self._stage_all(messages, again=again)
         self._guard_parents(parts)
         for part in parts:
+            self._record_conflicts(part, again=again)
             self._write(part)
         self._delete_all(parts)
         for part in parts:
@@ -118,13 +119,19 @@ class ApplySteps:
                 self._execute(statement)
         self._until_stable(orphans)
 
-    def _write(self, part: Staged) -> None:
-        name = {"table": part.plan.table.name}
+    def _record_conflicts(self, part: Staged, *, again: bool) -> None:
         row = self._execute(
             part.plan.record_conflicts,
-            name | {"contour_id": self.settings.contour.id},
+            {
+                "table": part.plan.table.name,
+                "contour_id": self.settings.contour.id,
+                "again": again,
+            },
         ).fetchone()
         part.conflicts = row[0] if row else 0
+
+    def _write(self, part: Staged) -> None:
+        name = {"table": part.plan.table.name}
         if part.plan.make_way is not None:
             self._execute(part.plan.make_way)
         self._execute(part.plan.upsert(), {"missing": None})

@@ -55,13 +55,16 @@ select topic, partition, next_offset from replication.consumer_offsets
 create temporary table if not exists {stage} (
   seq bigint, event_id uuid, contour text, version bigint, base_version bigint, op text,
   record_key text, missing_columns text[], current_version bigint, buried_version bigint,
+  staged_version bigint,
   verdict text not null default 'apply', reason text, detail text not null default '',
   {stage_definitions}
 ) on commit delete rows
 
 -- name: stage
 -- One parameter holds the whole batch as a JSON array. Own events and events already processed are
--- left out; of the rest the newest of each key is kept.
+-- left out; of the rest the newest of each key is kept. Of a key that several contours wrote the others
+-- stay as `superseded`, with the highest version before them, for record_conflicts. Those are `rewritten`
+-- that their own writer followed by another.
 with incoming as (
   select e.seq, (e.doc -> 'source' ->> 'event_id')::uuid as event_id,
          e.doc -> 'source' ->> 'contour' as contour,
@@ -80,11 +83,37 @@ with incoming as (
   select distinct event_id from foreign_events where not %(again)s
   on conflict do nothing
   returning event_id
+), rivals as (
+  select f.seq, f.event_id, f.contour, f.version, f.base_version, f.op, f.record,
+         row_number() over (partition by {record_keys} order by f.version desc, f.seq desc) as place,
+         max(f.version) over (partition by {record_keys} order by f.seq
+                              rows between unbounded preceding and 1 preceding) as staged_version,
+         max(f.version) over (partition by {record_keys}, f.version & 1023) > f.version as rewritten
+    from (select f.*, min(f.version & 1023) over same_key <> max(f.version & 1023) over same_key as several
+            from foreign_events f
+           where (select min(version & 1023) <> max(version & 1023) from foreign_events)
+             and (%(again)s or f.event_id in (select event_id from fresh))
+          window same_key as (partition by {record_keys})) f
+   where f.several
 ), newest as (
   select distinct on ({record_keys}) f.seq, f.event_id, f.contour, f.version,
          case when bool_and(f.base_version is not null) over same_writer
               then min(f.base_version) over same_writer end as base_version,
-         f.op, f.record,
+         f.op, f.record
+    from foreign_events f
+   where %(again)s or f.event_id in (select event_id from fresh)
+  window same_writer as (partition by {record_keys}, f.contour)
+   order by {record_keys}, f.version desc, f.seq desc
+), chosen as (
+  select n.*, case when f.seq is not null then f.base_version else n.base_version end as base,
+         f.staged_version, false as superseded, false as rewritten
+    from newest n left join rivals f on f.seq = n.seq
+   union all
+  select f.seq, f.event_id, f.contour, f.version, f.base_version, f.op, f.record, f.base_version,
+         f.staged_version, true, f.rewritten
+    from rivals f where f.place > 1
+), described as (
+  select f.*,
          case when f.op <> 'd' and not f.record ?& {column_names}
               then array(select unnest({column_names}) except select jsonb_object_keys(f.record)
                           order by 1)
@@ -93,26 +122,26 @@ with incoming as (
               then (select string_agg(k, ', ' order by k)
                       from jsonb_object_keys(f.record - {column_names}) k)
          end as unknown_columns
-    from foreign_events f
-   where %(again)s or f.event_id in (select event_id from fresh)
-  window same_writer as (partition by {record_keys}, f.contour)
-   order by {record_keys}, f.version desc, f.seq desc
+    from chosen f
 ), staged as (
   insert into {stage} (seq, event_id, contour, version, base_version, op, record_key,
-                       missing_columns, verdict, reason, detail, {columns})
-  select n.seq, n.event_id, n.contour, n.version, n.base_version, n.op, {record_key},
-         n.missing_columns,
-         case when n.unknown_columns is not null or n.version >> 10 > %(newest_clock)s
+                       missing_columns, staged_version, verdict, reason, detail, {columns})
+  select n.seq, n.event_id, n.contour, n.version, n.base, n.op, {record_key},
+         n.missing_columns, n.staged_version,
+         case when n.superseded then 'superseded'
+              when n.unknown_columns is not null or n.version >> 10 > %(newest_clock)s
               then 'park' else 'apply' end,
-         case when n.unknown_columns is not null then 'unknown_column'
+         case when n.superseded then case when n.rewritten then 'rewritten' end
+              when n.unknown_columns is not null then 'unknown_column'
               when n.version >> 10 > %(newest_clock)s then 'clock_skew' end,
          coalesce(n.unknown_columns, ''), {values}
-    from newest n cross join lateral jsonb_to_record(n.record) as r({wire_definitions})
-  returning 1
+    from described n cross join lateral jsonb_to_record(n.record) as r({wire_definitions})
+  returning verdict
 )
 select (select count(*) from incoming), (select count(*) from well_formed),
        (select count(*) from foreign_events), (select count(*) from fresh),
-       (select count(*) from staged), (select min(version) from foreign_events)
+       (select count(*) from staged where verdict <> 'superseded'),
+       (select min(version) from foreign_events)
 
 -- name: lock_rows
 -- Locks: the target rows, in key order. Index: primary key.
@@ -125,14 +154,15 @@ select count(*) from (
 -- is not newer: skip.
 update {stage} s
    set current_version = f.current_version, buried_version = f.buried_version,
-       verdict = case when s.version <= greatest(f.current_version, f.buried_version, 0)
+       verdict = case when s.verdict = 'apply'
+                           and s.version <= greatest(f.current_version, f.buried_version, 0)
                       then 'skip' else s.verdict end
   from (select s.seq, t.replication_version as current_version, b.version as buried_version
           from {stage} s
           left join {table} t on {same_key}
           left join replication.replication_tombstones b
             on b.table_name = %(table)s and b.record_key = replication.tombstone_key(s.record_key)) f
- where f.seq = s.seq and s.verdict = 'apply'
+ where f.seq = s.seq and s.verdict in ('apply', 'superseded')
 
 -- name: lock_parents
 -- Locks: parent rows FOR KEY SHARE, as a foreign key's own trigger would. Index: the referenced key.
@@ -152,23 +182,53 @@ update {stage} s
    {or_staged_parent}
 
 -- name: record_conflicts
--- Concurrent: the writer had not seen the version that stands here. A version of a third contour
--- that is newer may well have been made in the light of this one, so only own ones count then.
-with found as (
+-- Each event against what stands before it: the row, its tombstone, or an earlier event of the batch. The
+-- lower version loses. That is a conflict when neither writer had seen the other:
+--   * the incoming one wins, and its base is older than what it replaces;
+--   * the incoming one loses. Kafka keeps the order of a key, so who had seen it would have come behind it.
+--     Of an event that was parked meanwhile, only this contour itself is sure not to have seen it.
+-- No conflict: writes of one contour, two deletes, and an insert above a delete, which uses the key anew.
+-- A write loses once in a contour (index replication_conflicts_loser), so repeats add nothing.
+with judged as (
+  select s.*, s.record_key as its_key,
+         greatest(s.current_version, s.buried_version, s.staged_version) as standing
+    from {stage} s where s.verdict in ('apply', 'skip', 'superseded') and s.op <> 'r'
+), concurrent as (
+  select j.*, j.version > j.standing as wins, j.op = 'd' as deletes,
+         case when j.base_version is null then 'insert' else 'update' end as kind,
+         j.standing is not distinct from j.current_version as stands_here,
+         j.standing is not distinct from j.buried_version as stands_deleted
+    from judged j
+   where j.standing > coalesce(j.base_version, 0) and j.standing <> j.version
+     and j.standing >> 10 > 0 and j.standing & 1023 <> j.version & 1023
+     and (j.version > j.standing
+          or j.reason is null and (not %(again)s or j.standing & 1023 = %(contour_id)s))
+), told as (
+  select s.*, case when s.deletes then 'delete' else s.kind end as incoming_kind,
+         case when s.stands_deleted or b.op = 'd' then 'delete' else s.kind end as standing_kind,
+         case when s.deletes then null else {staged_image} end as incoming_row,
+         case when s.stands_here then (select row_to_json(c.*) from (select {target_image}) c)
+              else b.image end as standing_row
+    from concurrent s
+    left join {table} t on s.stands_here and {same_key}
+    left join lateral (
+      select s.op, case when s.op <> 'd' then {staged_image} end as image from {stage} s
+       where s.record_key = its_key and s.version = standing limit 1
+    ) b on not s.stands_here and not s.stands_deleted
+), decided as (
+  select *, case when wins then standing_kind else incoming_kind end as loser,
+         case when wins then incoming_kind else standing_kind end as winner
+    from told
+), found as (
   insert into replication.replication_conflicts
     (table_name, record_key, event_id, incoming_contour, incoming_version, incoming_base,
-     current_version, winner, incoming_row, current_row)
-  select %(table)s, s.record_key, s.event_id, s.contour, s.version, s.base_version,
-         greatest(s.current_version, s.buried_version),
-         case when s.verdict = 'skip' then 'current' else 'incoming' end,
-         case when s.op <> 'd' then (select row_to_json(i.*) from (select {staged_columns}) i) end,
-         (select row_to_json(c.*) from (select {target_columns}) c where t.replication_version is not null)
-    from {stage} s left join {table} t on {same_key}
-   where s.verdict in ('apply', 'skip') and s.op in ('u', 'd', 'c')
-     and greatest(s.current_version, s.buried_version) > coalesce(s.base_version, 0)
-     and greatest(s.current_version, s.buried_version) <> s.version
-     and (s.base_version is not null or s.current_version is not null)
-     and (s.verdict = 'apply' or greatest(s.current_version, s.buried_version) & 1023 = %(contour_id)s)
+     current_version, winner, reason, incoming_row, current_row)
+  select %(table)s, record_key, event_id, contour, version, base_version, standing,
+         case when wins then 'incoming' else 'current' end, loser || '_' || winner,
+         incoming_row, standing_row
+    from decided
+   where loser <> 'delete' or winner = 'update'
+  on conflict do nothing
   returning 1
 )
 select count(*) from found

@@ -270,7 +270,9 @@ create table if not exists replication.parked_events (
 );
 create index if not exists parked_events_table on replication.parked_events (table_name, id);
 
--- Concurrent writes of one row, one of which had to give way, and how it was decided.
+-- Concurrent writes of one row, one of which had to give way, and how it was decided here. `reason` says
+-- what lost and what won: update_delete is an update that lost to a delete. Images hold each column as
+-- PostgreSQL's text; a deleted side has none. `resolution` is the side an operator chose in the end.
 create table if not exists replication.replication_conflicts (
   id               bigint generated always as identity primary key,
   table_name       text not null,
@@ -285,8 +287,25 @@ create table if not exists replication.replication_conflicts (
   current_row      json,
   recorded_at      timestamptz not null default clock_timestamp()
 );
+alter table replication.replication_conflicts
+  add column if not exists reason text check (reason in ('update_update', 'update_delete',
+    'delete_update', 'insert_insert', 'insert_delete')),
+  add column if not exists resolved_at timestamptz,
+  add column if not exists resolved_by text,
+  add column if not exists resolution text check (resolution in ('incoming', 'current'));
 create index if not exists replication_conflicts_age
   on replication.replication_conflicts (recorded_at);
+do $$ begin
+  -- Before version 3 a repeated event could be recorded again.
+  if to_regclass('replication.replication_conflicts_loser') is null then
+    delete from replication.replication_conflicts c using replication.replication_conflicts former
+     where former.id < c.id and former.table_name = c.table_name and former.record_key = c.record_key
+       and least(former.incoming_version, former.current_version) = least(c.incoming_version, c.current_version);
+    -- A write loses once in a contour. md5, as keys may be long.
+    create unique index replication_conflicts_loser on replication.replication_conflicts
+      (table_name, md5(record_key), least(incoming_version, current_version));
+  end if;
+end $$;
 
 -- Counters of every worker, moved in the transaction of each batch, so that they are exact however
 -- a worker ends. Finished workers are folded into one row per role by the cleanup.
