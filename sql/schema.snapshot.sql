@@ -25,6 +25,7 @@ CREATE TABLE replication.replicated_tables (
     listed_attnums smallint[],
     granted text[] DEFAULT '{}'::text[] NOT NULL,
     capture_truncate boolean DEFAULT false NOT NULL,
+    displace boolean DEFAULT false NOT NULL,
     fingerprint text NOT NULL,
     set_up_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT replicated_tables_key_columns_check CHECK ((cardinality(key_columns) > 0))
@@ -1256,7 +1257,7 @@ CREATE FUNCTION replication.same_names(one text[], other text[]) RETURNS boolean
   select (one is null) = (other is null) and coalesce(one <@ other and other <@ one, true)
 $$;
 ALTER FUNCTION replication.same_names(one text[], other text[]) OWNER TO postgres;
-CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean) RETURNS void
+CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean, displace boolean DEFAULT NULL::boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'warning'
@@ -1295,6 +1296,9 @@ begin
             wanted.exclude, wanted.capture_truncate, '')
     returning * into registered;
   end if;
+  update replication.replicated_tables r
+     set displace = setup_table_for_replication.displace
+   where r.table_id = registered.table_id and r.displace <> setup_table_for_replication.displace;
   perform replication.refresh_capture(registered.table_id);
   perform replication.put_stamps(relation);
   for part in select replication.parts_of(relation) loop
@@ -1302,7 +1306,7 @@ begin
   end loop;
   perform replication.grant_rights(registered.table_id);
 end $$;
-ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) OWNER TO postgres;
+ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) OWNER TO postgres;
 CREATE FUNCTION replication.size_expression(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1417,6 +1421,19 @@ CREATE FUNCTION replication.uncommon_time(value timestamp with time zone) RETURN
   select value::text
 $$;
 ALTER FUNCTION replication.uncommon_time(value timestamp with time zone) OWNER TO postgres;
+CREATE FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) RETURNS record
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  t replication.replicated_tables := replication.current_table(of_table);
+begin
+  key_expression := replication.key_expression(t, 't');
+  t.include := null;
+  t.exclude := null;
+  projection := replication.projection(t, 't');
+end $$;
+ALTER FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) OWNER TO replication_owner;
 CREATE FUNCTION replication.wire_expression(reference text, type_id oid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1549,8 +1566,9 @@ CREATE TABLE replication.parked_events (
     attempts integer DEFAULT 1 NOT NULL,
     parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     retried_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    blocked_by text,
     CONSTRAINT parked_events_attempts_check CHECK ((attempts > 0)),
-    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'unique_conflict'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text])))
+    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'missing_table'::text, 'unique_conflict'::text, 'displaced'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text])))
 );
 ALTER TABLE replication.parked_events OWNER TO replication_owner;
 ALTER TABLE replication.parked_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -1789,8 +1807,8 @@ CREATE VIEW replication.status AS
     q.oldest_unpublished_seconds,
     q.parked_publish,
     q.held_publish,
-    ( SELECT count(*) AS count
-           FROM replication.parked_events) AS parked_apply,
+    k.parked_apply,
+    k.unique_conflicts,
     w.publishers,
     w.appliers,
     ( SELECT (COALESCE(sum(GREATEST((o.high_watermark - o.next_offset), (0)::bigint)), (0)::numeric))::bigint AS "coalesce"
@@ -1800,13 +1818,16 @@ CREATE VIEW replication.status AS
     w.applied_total,
     w.skipped_total,
     w.conflicts_total
-   FROM ((replication.contour c
+   FROM (((replication.contour c
      CROSS JOIN LATERAL ( SELECT count(*) AS unpublished,
             COALESCE((EXTRACT(epoch FROM (clock_timestamp() - min(replication_queue.created_at))))::double precision, (0)::double precision) AS oldest_unpublished_seconds,
             count(*) FILTER (WHERE (replication_queue.parked_at IS NOT NULL)) AS parked_publish,
             count(*) FILTER (WHERE (replication_queue.held AND (replication_queue.parked_at IS NULL))) AS held_publish
            FROM replication.replication_queue
           WHERE (NOT replication_queue.published)) q)
+     CROSS JOIN LATERAL ( SELECT count(*) AS parked_apply,
+            count(*) FILTER (WHERE (parked_events.reason = ANY (ARRAY['unique_conflict'::text, 'displaced'::text]))) AS unique_conflicts
+           FROM replication.parked_events) k)
      CROSS JOIN LATERAL ( SELECT count(*) FILTER (WHERE ((w_1.role = 'publisher'::text) AND w_1.alive)) AS publishers,
             count(*) FILTER (WHERE ((w_1.role = 'applier'::text) AND w_1.alive)) AS appliers,
             (COALESCE(sum(w_1.processed) FILTER (WHERE (w_1.role = 'publisher'::text)), (0)::numeric))::bigint AS processed_total,
@@ -1992,8 +2013,8 @@ REVOKE ALL ON FUNCTION replication.rotate_queue(retention interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.rotate_queue(retention interval) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.same_names(one text[], other text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.same_names(one text[], other text[]) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
@@ -2012,8 +2033,12 @@ GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_owner;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_owner;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;

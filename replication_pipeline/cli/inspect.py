@@ -115,4 +115,6 @@ def _screen(now: ContourStatus, verdicts: dict[str, Verdict]) -> Table:
     row("applied", f"{now.applied_total:,}", f"events; {now.skipped_total:,} older ones skipped")
     row("failed", f"{now.failed_total:,}", "refusals")
     row("conflicts", f"{now.conflicts_total:,}", "concurrent writes of one row")
+    if now.unique_conflicts:
+        row("unique", f"{now.unique_conflicts:,}", "rows that another one keeps out", "warning")
     return table

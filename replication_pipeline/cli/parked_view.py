@@ -35,6 +35,7 @@ HINTS: Final = {
     "unknown_column": "make the table's columns equal; tried by itself",
     "unknown_table": "configure and set up the table here; tried by itself",
     "unique_conflict": "another row has this value; change that one, tried by itself",
+    "displaced": "a newer row has this value; change one of them, tried by itself",
     "constraint": "the table's own rules refuse it; tried by itself",
     "bad_value": "a value does not fit the column's type here; tried by itself",
     "malformed": "no event of this pipeline: find who wrote it to the topic, then discard it",
@@ -96,6 +97,7 @@ def fact_sheet(event: ParkedEvent, size: int | None) -> Table:
         "version": "unknown" if event.version is None else str(event.version),
         "reason": event.reason,
         "detail": event.detail,
+        "blocked by": event.blocked_by or "",
         "hint": HINTS.get(event.reason, ""),
         "attempts": f"{event.attempts:,}",
     }

@@ -18,9 +18,9 @@ class ContourStatus:
     """One look at a contour. Counts are events; ages are seconds.
 
     ``oldest_unpublished_seconds`` is 0 when nothing waits. ``held_publish`` are refused events that
-    will be tried again, and those behind a refused or parked one. ``apply_lag_events`` is as of the
-    appliers' last look at Kafka. ``*_total`` counters only ever grow; they are sums over all workers
-    that ever ran here.
+    will be tried again, and those behind a refused or parked one. ``unique_conflicts`` are parked rows
+    whose value of a unique index another row has. ``apply_lag_events`` is as of the appliers' last look
+    at Kafka. ``*_total`` counters only ever grow; they are sums over all workers that ever ran here.
     """
 
     contour: str
@@ -37,6 +37,7 @@ class ContourStatus:
     applied_total: int
     skipped_total: int
     conflicts_total: int
+    unique_conflicts: int = 0
 
 
 def unpublished_verdict(unpublished: int, *, warning: int) -> Verdict:

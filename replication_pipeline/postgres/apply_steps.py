@@ -22,6 +22,7 @@ from replication_pipeline.domain.version import microseconds_of
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.plans import Plans
+from replication_pipeline.postgres.unique_keys import unique_plan
 from replication_pipeline.settings import Settings
 
 
@@ -38,6 +39,7 @@ class Staged:
     skipped: int = 0
     parked: int = 0
     conflicts: int = 0
+    displaced: int = 0
     lag: timedelta = timedelta()
     parked_ids: Sequence[tuple[int]] = ()
 
@@ -58,6 +60,7 @@ class ApplySteps:
         self._guard_parents(parts)
         for part in parts:
             self._record_conflicts(part, again=again)
+            self._make_room(part, parts)
             self._write(part)
         self._delete_all(parts)
         for part in parts:
@@ -113,7 +116,12 @@ class ApplySteps:
         # that came in between belongs to an event that is parked already, and one that left is seen.
         staged = _staged_tables(parts)
         orphans = [s for part in parts for s in part.plan.park_orphans(staged)]
-        self._until_stable(orphans)
+        # What a unique index keeps out is no parent either.
+        unique = [unique_plan(part.plan.table, staged) for part in parts]
+        blocked = [s for each in unique for s in each.blocked]
+        self._until_stable([*orphans, *blocked])
+        if rivals := [s for each in unique for s in each.rivals]:
+            self._until_stable([*rivals, *orphans, *blocked])
         for part in parts:
             for statement in part.plan.lock_parents:
                 self._execute(statement)
@@ -129,6 +137,24 @@ class ApplySteps:
             },
         ).fetchone()
         part.conflicts = row[0] if row else 0
+
+    def _make_room(self, part: Staged, parts: Sequence[Staged]) -> None:
+        """For values of unique indexes: rows that give way to newer ones, or leave in this batch."""
+        table = part.plan.table
+        unique = unique_plan(table, _staged_tables(parts))
+        for statement in unique.lock_displaced:
+            self._execute(statement)
+        for statement in unique.displace:
+            part.displaced += self._execute(
+                statement,
+                {
+                    "topic": part.messages[0].topic,
+                    "table": table.name,
+                    "contour": self.settings.contour.name,
+                },
+            ).rowcount
+        for statement in unique.make_way:
+            self._execute(statement)
 
     def _write(self, part: Staged) -> None:
         name = {"table": part.plan.table.name}

@@ -72,7 +72,7 @@ class PostgresInbox:
             parts = self._steps(connection).apply(batch.messages, again=False)
             result = total(parts, batch.messages)
             self._count(connection, result)
-            self._anything_parked |= bool(result.parked)
+            self._anything_parked |= bool(result.parked) or any(part.displaced for part in parts)
             return result
 
     def park(self, batch: Consumed, error: PoisonErrorLike) -> BatchResult:

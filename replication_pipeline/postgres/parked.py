@@ -36,7 +36,8 @@ class ParkedEvent:
 
     ``behind``: later events of its key that wait for it; on the apply side none ever do.
     ``retry_at``: when an event that is not parked yet is tried again. ``retriable``: neither one whose
-    row was too large for an image nor one that is no event at all.
+    row was too large for an image nor one that is no event at all. ``blocked_by``: table and key of the
+    row that has the values of a unique index.
     """
 
     side: Side
@@ -53,6 +54,7 @@ class ParkedEvent:
     version: int | None
     behind: int | None
     retriable: bool
+    blocked_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

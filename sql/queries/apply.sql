@@ -56,7 +56,7 @@ create temporary table if not exists {stage} (
   seq bigint, event_id uuid, contour text, version bigint, base_version bigint, op text,
   record_key text, missing_columns text[], current_version bigint, buried_version bigint,
   staged_version bigint,
-  verdict text not null default 'apply', reason text, detail text not null default '',
+  verdict text not null default 'apply', reason text, detail text not null default '', blocked_by text,
   {stage_definitions}
 ) on commit delete rows
 
@@ -77,7 +77,7 @@ with incoming as (
    where event_id is not null and contour is not null and version > 0
      and op in ('c', 'u', 'd', 'r') and jsonb_typeof(record) = 'object' and record ?& {key_names}
 ), foreign_events as (
-  select * from well_formed where contour <> %(contour)s
+  select * from well_formed where contour <> %(contour)s or %(again)s  -- displaced rows are ours
 ), fresh as (
   insert into replication.processed_events (event_id)
   select distinct event_id from foreign_events where not %(again)s
@@ -180,6 +180,79 @@ update {stage} s
  where s.verdict = 'apply' and s.op <> 'd' and {child_columns_set}
    and not exists (select from {parent} p where {parent_matches})
    {or_staged_parent}
+
+-- name: park_blocked
+-- An event whose values of a unique index another row has. A row with an event of its own in the batch
+-- does not count: it goes, or is judged by park_rivals. `and_stays`: with `displace` only a row that is
+-- newer, or has children. Index: the unique one.
+update {stage} s
+   set verdict = 'park', reason = 'unique_conflict', blocked_by = {table_name} || ' ' || {key_text},
+       detail = {unique_name}{or_children_detail}
+  from {table} t
+ where s.verdict = 'apply' and s.op <> 'd' and {same_values} and not ({same_key})
+   and not exists (select from {stage} g where g.verdict = 'apply' and {same_key_of_g})
+   {and_stays}
+
+-- name: park_rivals
+-- Of the events of a batch with the same values one goes on: that of the row which has them already, else
+-- the first; with `displace` the newest, but for a row that has children.
+update {stage} s
+   set verdict = 'park', reason = 'unique_conflict', detail = {unique_name},
+       blocked_by = {table_name} || ' ' || w.owner
+  from (select s.seq, row_number() over w as place, first_value(s.record_key) over w as owner
+          from {stage} s left join {table} t on {same_key}
+         where s.verdict = 'apply' and s.op <> 'd' and {values_set}
+        window w as (partition by {staged_values} order by {rank})) w
+ where w.seq = s.seq and w.place > 1
+
+-- name: lock_displaced
+-- Locks: rows that are to give way, so that no child can come to them.
+select count(*) from (
+  select 1 from {table} t join {stage} s on {same_values}
+   where s.verdict = 'apply' and s.op <> 'd' and not ({same_key})
+     and not exists (select from {stage} g where g.verdict = 'apply' and {same_key_of_g})
+   order by {target_keys} for update of t) locked
+
+-- name: displace
+-- An older row with the same values leaves the table and waits as an event with its own version. Nobody
+-- deleted it, so there is no tombstone. One that has children by now stays; the write fails then, and is
+-- decided again. Index: the unique one.
+with gone as (
+  delete from {table} t using {stage} s
+   where s.verdict = 'apply' and s.op <> 'd' and {same_values} and not ({same_key})
+     and coalesce(t.replication_version, 0) < s.version and not ({has_children})
+     and not exists (select from {stage} g where g.verdict = 'apply' and {same_key_of_g})
+  returning {key_text} as record_key, greatest(t.replication_version, 1) as version, s.record_key as owner,
+            (select row_to_json(r.*) from (select {row_text}) r) as image
+), told as (
+  select *, gen_random_uuid() as event_id from gone
+)
+insert into replication.parked_events as p
+  (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, blocked_by,
+   event)
+select %(topic)s, -1, hashtextextended(record_key, version), event_id, %(table)s, record_key, version,
+       'displaced', {unique_name}, {table_name} || ' ' || owner,
+       convert_to(json_build_object('before', null, 'after', image, 'source', json_build_object(
+         'connector', 'replication_pipeline', 'name', %(contour)s::text, 'contour', %(contour)s::text,
+         'schema', {schema}, 'table', {relation_name}, 'event_id', event_id,
+         'row_version', version::text, 'base_version', null), 'op', 'r')::text, 'UTF8')
+  from told
+on conflict (topic, partition, kafka_offset) do nothing
+
+-- name: leave_early
+-- Deletes come after the upserts; but a row without children whose values an upsert takes goes before.
+delete from {table} t using {stage} s
+ where s.verdict = 'apply' and s.op = 'd' and {same_key} and coalesce(t.replication_version, 0) < s.version
+   and case when ({target_values}) in (select {staged_values_of_g} from {stage} g
+                                        where g.verdict = 'apply' and g.op <> 'd') then not ({has_children}) end
+
+-- name: change_hands
+-- A row that gets other values while an upsert takes its old ones (a swap) is inserted anew. Locked before.
+delete from {table} t using {stage} s
+ where s.verdict = 'apply' and s.op <> 'd' and s.missing_columns is null and {same_key}
+   and coalesce(t.replication_version, 0) < s.version and ({values_differ})
+   and case when ({target_values}) in (select {staged_values_of_g} from {stage} g
+                                        where g.verdict = 'apply' and g.op <> 'd') then true end
 
 -- name: record_conflicts
 -- Each event against what stands before it: the row, its tombstone, or an earlier event of the batch. The
@@ -295,16 +368,19 @@ delete from {table} t using {stage} s
 -- name: park_staged
 -- The parked ones with their place in Kafka, taken from the batch by position.
 insert into replication.parked_events as p
-  (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, event)
+  (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, blocked_by,
+   event)
 select m.topic, m.partition, m.kafka_offset, s.event_id, %(table)s, s.record_key, s.version, s.reason,
-       s.detail, m.event
+       s.detail, s.blocked_by, m.event
   from {stage} s
   join unnest(%(seqs)s::bigint[], %(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[],
               %(events)s::bytea[]) as m(seq, topic, partition, kafka_offset, event) on m.seq = s.seq
  where s.verdict = 'park'
 on conflict (topic, partition, kafka_offset) do update
-   set reason = excluded.reason, detail = excluded.detail, attempts = p.attempts + 1,
-       retried_at = clock_timestamp()
+   set reason = case when (p.reason, excluded.reason) = ('displaced', 'unique_conflict') then p.reason
+                     else excluded.reason end,
+       detail = excluded.detail, blocked_by = excluded.blocked_by,
+       attempts = p.attempts + 1, retried_at = clock_timestamp()
 returning p.id
 
 -- name: parked_seqs
@@ -320,15 +396,15 @@ insert into replication.parked_events as p
   (topic, partition, kafka_offset, table_name, reason, detail, event)
 values (%(topic)s, %(partition)s, %(offset)s, %(table)s, %(reason)s, %(detail)s, %(event)s)
 on conflict (topic, partition, kafka_offset) do update
-   set reason = excluded.reason, detail = excluded.detail, attempts = p.attempts + 1,
-       retried_at = clock_timestamp()
+   set reason = excluded.reason, detail = excluded.detail, blocked_by = null,
+       attempts = p.attempts + 1, retried_at = clock_timestamp()
 
 -- name: claim_parked
 -- Lock: the parked rows, FOR UPDATE SKIP LOCKED, so that several appliers share them. Least recently
 -- tried first, so that no event keeps the others from their turn.
 select id, topic, partition, kafka_offset, event from replication.parked_events
  where table_name = any(%(tables)s::text[]) and reason <> 'malformed'
-   and (%(eagerly)s and reason in ('missing_parent', 'referenced', 'unique_conflict')
+   and (%(eagerly)s and reason in ('missing_parent', 'referenced', 'unique_conflict', 'displaced')
         or retried_at < clock_timestamp() - least(attempts * interval '1 second', interval '1 minute'))
  order by retried_at limit %(limit)s for update skip locked
 

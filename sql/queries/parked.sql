@@ -12,7 +12,7 @@ select 'publish' as side, p.id, p.table_name, p.record_key, p.reason,
          where q.held and hashtext(q.record_key) = hashtext(p.record_key) and q.record_key = p.record_key
            and q.table_name = p.table_name and q.parked_at is null and q.retry_at is null and q.id > p.id)
          as behind,
-       p.payload is not null or p.operation = 'DELETE' as retriable
+       p.payload is not null or p.operation = 'DELETE' as retriable, null::text as blocked_by
   from (select q.*, case when payload is null and operation <> 'DELETE' then 'too_large'
                          else coalesce(substring(last_error from '^([A-Z_0-9]+): '), 'refused') end as reason
           from replication.replication_queue q
@@ -28,7 +28,7 @@ select 'publish' as side, p.id, p.table_name, p.record_key, p.reason,
 -- Remote events that can't be applied here. Index: parked_events_table.
 select 'apply' as side, id, table_name, record_key, reason, detail, attempts, parked_at,
        null::timestamptz as retry_at, event_id, null::text as operation, version,
-       null::bigint as behind, reason <> 'malformed' as retriable
+       null::bigint as behind, reason <> 'malformed' as retriable, blocked_by
   from replication.parked_events
  where (%(table)s::text is null or table_name = %(table)s)
    and (%(reason)s::text is null or lower(reason) = lower(%(reason)s))

@@ -64,6 +64,7 @@ create table if not exists replication.replicated_tables (
   listed_attnums smallint[],
   granted     text[] not null default '{}',
   capture_truncate boolean not null default false,
+  displace    boolean not null default false,
   fingerprint text not null,
   set_up_at   timestamptz not null default clock_timestamp()
 );
@@ -189,7 +190,8 @@ begin
     add column if not exists listed_attnums smallint[],
     add column if not exists compiled_slot smallint,
     add column if not exists granted text[] not null default '{}',
-    add column if not exists capture_truncate boolean not null default false;
+    add column if not exists capture_truncate boolean not null default false,
+    add column if not exists displace boolean not null default false;
   alter table if exists replication.replication_tombstones add column if not exists long_key text;
 end $$;
 
@@ -248,7 +250,9 @@ create table if not exists replication.consumer_offsets (
 ) with (fillfactor = 50);
 
 -- Remote events that can't be applied yet, or at all, with the reason. Tried again by themselves
--- when the reason may have gone; never dropped.
+-- when the reason may have gone; never dropped. `blocked_by` is the table and the key of the row that has
+-- the values of a unique index; `displaced` are rows of this database that gave way to such an event, in
+-- the form of events, with partition -1.
 create table if not exists replication.parked_events (
   id           bigint generated always as identity primary key,
   topic        text not null,
@@ -258,9 +262,7 @@ create table if not exists replication.parked_events (
   table_name   text,
   record_key   text,
   version      bigint,
-  reason       text not null check (reason in ('missing_parent', 'referenced', 'clock_skew',
-                 'unknown_column', 'unknown_table', 'unique_conflict', 'constraint', 'bad_value',
-                 'malformed')),
+  reason       text not null,
   detail       text not null default '',
   event        bytea not null,
   attempts     integer not null default 1 check (attempts > 0),
@@ -268,6 +270,12 @@ create table if not exists replication.parked_events (
   retried_at   timestamptz not null default clock_timestamp(),
   unique (topic, partition, kafka_offset)
 );
+alter table replication.parked_events
+  add column if not exists blocked_by text,
+  drop constraint if exists parked_events_reason_check,
+  add constraint parked_events_reason_check check (reason in ('missing_parent', 'referenced', 'clock_skew',
+    'unknown_column', 'unknown_table', 'missing_table', 'unique_conflict', 'displaced', 'constraint',
+    'bad_value', 'malformed'));
 create index if not exists parked_events_table on replication.parked_events (table_name, id);
 
 -- Concurrent writes of one row, one of which had to give way, and how it was decided here. `reason` says

@@ -24,6 +24,20 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
     from replication.data_columns(t)
 $$;
 
+-- For the applier, which writes rows `t` of a table as events: their key, and all their columns, those that
+-- stay at home included.
+create or replace function replication.whole_row(
+  of_table integer, out key_expression text, out projection text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  t replication.replicated_tables := replication.current_table(of_table);
+begin
+  key_expression := replication.key_expression(t, 't');
+  t.include := null;
+  t.exclude := null;
+  projection := replication.projection(t, 't');
+end $$;
+
 -- SQL of the canonical key: a JSON object of the key columns, in key order, no white space.
 create or replace function replication.key_expression(t replication.replicated_tables, alias text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
