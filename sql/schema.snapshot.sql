@@ -288,7 +288,7 @@ CREATE FUNCTION replication.earliest_version() RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select ((pg_catalog.date_part('epoch', pg_catalog.statement_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8 operator(pg_catalog.-) 1000000) operator(pg_catalog.<<) 10 $$;
 ALTER FUNCTION replication.earliest_version() OWNER TO postgres;
-CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) RETURNS text
+CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
   select '{"before":' || coalesce(before::text,
@@ -299,11 +299,12 @@ CREATE FUNCTION replication.event_value(operation text, record_key text, before 
              || ',"event_id":"' || event_id
              || '","row_version":"' || version
              || coalesce('","base_version":"' || base_version || '"', '","base_version":null')
+             || coalesce(',"schema_fingerprint":"' || to_hex(shape) || '"', '')
              || case operation when 'INSERT' then '},"op":"c","ts_ms":' when 'UPDATE' then '},"op":"u","ts_ms":'
                                when 'DELETE' then '},"op":"d","ts_ms":' else '},"op":"r","ts_ms":' end
              || sent || '}')
 $$;
-ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) OWNER TO postgres;
+ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) OWNER TO postgres;
 CREATE FUNCTION replication.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -709,9 +710,10 @@ __buried as (
   do update set version = greatest(s.version, excluded.version), deleted_at = excluded.deleted_at
 )$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
 insert into replication.replication_queue_%1$s
-  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, txid%2$s)
+  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, shape,
+   txid%2$s)
 select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, %5$s%6$s
+       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
     case when may_lack_image then ', held, parked_at, last_error' else '' end,
@@ -721,7 +723,7 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
        case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
        case when __payload is null and __operation <> 'DELETE'
             then 'the row is too large to be written as an event' end$sql$ else '' end,
-    events)
+    events, replication.shape_of(t))
 $_$;
 ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO postgres;
 CREATE FUNCTION replication.refresh_capture(of_table integer) RETURNS void
@@ -1307,6 +1309,16 @@ begin
   perform replication.grant_rights(registered.table_id);
 end $$;
 ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) OWNER TO postgres;
+CREATE FUNCTION replication.shape_of(t replication.replicated_tables) RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select ('x' || left(md5(string_agg(c.attname || ' ' || format_type(a.atttypid, a.atttypmod), ','
+                                     order by c.attname collate "C")), 8))::bit(32)::integer | (1 << 31)
+    from replication.data_columns(t) c
+    join pg_attribute a on a.attrelid = t.relation and a.attnum = c.attnum
+$$;
+ALTER FUNCTION replication.shape_of(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.size_expression(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1421,7 +1433,7 @@ CREATE FUNCTION replication.uncommon_time(value timestamp with time zone) RETURN
   select value::text
 $$;
 ALTER FUNCTION replication.uncommon_time(value timestamp with time zone) OWNER TO postgres;
-CREATE FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) RETURNS record
+CREATE FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) RETURNS record
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1429,11 +1441,12 @@ declare
   t replication.replicated_tables := replication.current_table(of_table);
 begin
   key_expression := replication.key_expression(t, 't');
+  shape := to_hex(replication.shape_of(t));
   t.include := null;
   t.exclude := null;
   projection := replication.projection(t, 't');
 end $$;
-ALTER FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) OWNER TO replication_owner;
+ALTER FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) OWNER TO replication_owner;
 CREATE FUNCTION replication.wire_expression(reference text, type_id oid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1652,6 +1665,7 @@ CREATE TABLE replication.replication_queue (
     version bigint NOT NULL,
     base_version bigint,
     shard smallint NOT NULL,
+    shape integer,
     txid bigint NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     published boolean DEFAULT false NOT NULL,
@@ -1676,6 +1690,7 @@ CREATE TABLE replication.replication_queue_0 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1700,6 +1715,7 @@ CREATE TABLE replication.replication_queue_1 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1724,6 +1740,7 @@ CREATE TABLE replication.replication_queue_2 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1748,6 +1765,7 @@ CREATE TABLE replication.replication_queue_3 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1950,9 +1968,9 @@ REVOKE ALL ON FUNCTION replication.drop_triggers(part regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.drop_triggers(part regclass) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.earliest_version() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.earliest_version() TO replication_owner;
-REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_owner;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) TO replication_owner;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.follow_ddl() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.follow_ddl() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) FROM PUBLIC;
@@ -2015,6 +2033,8 @@ REVOKE ALL ON FUNCTION replication.same_names(one text[], other text[]) FROM PUB
 GRANT ALL ON FUNCTION replication.same_names(one text[], other text[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.shape_of(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.shape_of(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
@@ -2037,8 +2057,8 @@ GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zon
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_owner;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_consumer;
-REVOKE ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;

@@ -29,6 +29,7 @@ from replication_pipeline.postgres.parked import (
     list_parked,
     read_backing_off,
     read_image,
+    read_shapes,
     retry_parked,
 )
 from replication_pipeline.settings import Settings
@@ -123,10 +124,11 @@ def show(
             raise _unknown(settings, sides, {event_id})
         (event,) = found
         image = read_image(connection, event, contour=settings.contour.name, limit=limit)
+        shapes = read_shapes(connection, event)
     if json:
-        typer.echo(as_json(event, image))
+        typer.echo(as_json(event, image, shapes))
         return
-    Console(highlight=False).print(fact_sheet(event, image[1] if image else None))
+    Console(highlight=False).print(fact_sheet(event, image[1] if image else None, shapes))
     if image:
         typer.echo()
         for line in image_lines(*image, full=full):

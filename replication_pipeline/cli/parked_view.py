@@ -33,6 +33,7 @@ HINTS: Final = {
     "referenced": "tried by itself whenever rows go; look which children are still there",
     "clock_skew": "tried by itself; look at the clock of the contour that wrote it",
     "unknown_column": "make the table's columns equal; tried by itself",
+    "missing_table": "set the table up here: replication-pipeline setup-table; tried by itself",
     "unknown_table": "configure and set up the table here; tried by itself",
     "unique_conflict": "another row has this value; change that one, tried by itself",
     "displaced": "a newer row has this value; change one of them, tried by itself",
@@ -84,8 +85,11 @@ def back_off_line(backing_off: BackingOff) -> str:
     )
 
 
-def fact_sheet(event: ParkedEvent, size: int | None) -> Table:
-    """Everything about one event but its image."""
+Shapes = tuple[str | None, str | None] | None
+
+
+def fact_sheet(event: ParkedEvent, size: int | None, shapes: Shapes = None) -> Table:
+    """Everything about one event but its image. ``shapes``: fingerprints there and here that differ."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -101,6 +105,8 @@ def fact_sheet(event: ParkedEvent, size: int | None) -> Table:
         "hint": HINTS.get(event.reason, ""),
         "attempts": f"{event.attempts:,}",
     }
+    if shapes:
+        facts["columns"] = f"differ: {shapes[0]} where it was written, {shapes[1] or 'none'} here"
     if event.parked_at:
         facts["parked"] = f"{event.parked_at:%Y-%m-%d %H:%M:%S %Z}, {_ago(event.parked_at)} ago"
     if event.retry_at and not event.parked_at:
@@ -156,9 +162,13 @@ def pretty(text: str) -> Iterator[str]:
         yield line
 
 
-def as_json(event: ParkedEvent, image: tuple[bytes, int] | None) -> str:
+def as_json(event: ParkedEvent, image: tuple[bytes, int] | None, shapes: Shapes = None) -> str:
     """One document; the event stands in it with its own digits, or as a string if it is not JSON."""
-    facts = plain(event) | {"hint": HINTS.get(event.reason), "size": image[1] if image else None}
+    facts = plain(event) | {
+        "hint": HINTS.get(event.reason),
+        "size": image[1] if image else None,
+        "fingerprints": shapes and {"there": shapes[0], "here": shapes[1]},
+    }
     head = json.dumps(facts, default=str)[:-1]
     return f'{head}, "event": {_json_value(image[0]) if image else "null"}}}'
 

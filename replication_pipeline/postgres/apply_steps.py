@@ -223,9 +223,12 @@ def _json_array(messages: Sequence[Message]) -> str:
         raise PoisonError("an event is not UTF-8", reason="malformed") from None
 
 
-def total(parts: Sequence[Staged], messages: Sequence[Message]) -> BatchResult:
-    """What became of ``messages``, over all tables."""
-    parked = sum(part.parked for part in parts)
+def total(
+    parts: Sequence[Staged], messages: Sequence[Message], homeless: Sequence[Message] = ()
+) -> BatchResult:
+    """What became of ``messages``, over all tables; ``homeless`` ones are parked whole."""
+    messages = [*messages, *homeless]
+    parked = len(homeless) + sum(part.parked for part in parts)
     return BatchResult(
         role="applier",
         count=len(messages),

@@ -120,6 +120,17 @@ def read_image(
         return None if row is None else (row[0].encode(), row[1])
 
 
+def read_shapes(
+    connection: Connection[Any], event: ParkedEvent
+) -> tuple[str | None, str | None] | None:
+    """The fingerprints of an apply-side event's columns and of its table's here, if they differ."""
+    if event.side != "apply":
+        return None
+    with translating("reading a parked event"):
+        row = connection.execute(SQL["shapes"], {"id": event.id}).fetchone()
+    return None if row is None or row[0] is None or row[0] == row[1] else (row[0], row[1])
+
+
 def retry_parked(
     connection: Connection[Any],
     side: Side,

@@ -9,7 +9,7 @@ from typing import Final
 
 import psycopg
 
-from replication_pipeline.domain.errors import FatalError, PoisonError
+from replication_pipeline.domain.errors import PoisonError
 from replication_pipeline.domain.model import Message
 from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.postgres.apply_plan import TablePlan, plan
@@ -27,6 +27,7 @@ class Plans:
     _by_table: dict[str, TablePlan] = field(default_factory=dict)
     _by_topic: dict[Topic, str] = field(default_factory=dict)
     _due: float = field(default=0.0)
+    fresh: bool = field(default=False)  # the catalog was read for the transaction at hand
 
     def __post_init__(self) -> None:
         prefix = self.settings.kafka.topic_prefix
@@ -46,7 +47,8 @@ class Plans:
         In a transaction of its own, so that no rollback takes a stage away.
         """
         now = time.monotonic()
-        if now < self._due:
+        self.fresh = now >= self._due
+        if not self.fresh:
             return
         current = read_tables(connection, self.settings.tables)
         if {p.table for p in self} != set(current.values()):
@@ -60,6 +62,11 @@ class Plans:
         """The table whose changes travel by ``topic``."""
         return self._by_topic.get(topic)
 
+    def lacks(self, message: Message) -> bool:
+        """Whether its table is configured, and not set up in the database."""
+        table = self._by_topic.get(message.topic)
+        return table is not None and message.value is not None and table not in self._by_table
+
     def of(self, message: Message) -> TablePlan:
         """The plan for an event; ``PoisonError`` for what is none."""
         table = self._by_topic.get(message.topic)
@@ -68,11 +75,4 @@ class Plans:
                 f"{message.topic} [{message.partition}] offset {message.offset}: no event",
                 reason="malformed" if table else "unknown_table",
             )
-        try:
-            return self._by_table[table]
-        except KeyError:
-            raise FatalError(
-                f"contour {self.settings.contour.name}: table {table} is configured, but not set "
-                "up in the database",
-                remedy=f"replication-pipeline setup-table {table}",
-            ) from None
+        return self._by_table[table]

@@ -151,10 +151,10 @@ select count(*) from (
 
 -- name: decide
 -- A snapshot taken after the locks. An incoming version at or below the row's, or the tombstone's,
--- is not newer: skip.
+-- is not newer: skip, even what would have to wait.
 update {stage} s
    set current_version = f.current_version, buried_version = f.buried_version,
-       verdict = case when s.verdict = 'apply'
+       verdict = case when s.verdict <> 'superseded'
                            and s.version <= greatest(f.current_version, f.buried_version, 0)
                       then 'skip' else s.verdict end
   from (select s.seq, t.replication_version as current_version, b.version as buried_version
@@ -162,7 +162,7 @@ update {stage} s
           left join {table} t on {same_key}
           left join replication.replication_tombstones b
             on b.table_name = %(table)s and b.record_key = replication.tombstone_key(s.record_key)) f
- where f.seq = s.seq and s.verdict in ('apply', 'superseded')
+ where f.seq = s.seq
 
 -- name: lock_parents
 -- Locks: parent rows FOR KEY SHARE, as a foreign key's own trigger would. Index: the referenced key.
@@ -382,6 +382,17 @@ on conflict (topic, partition, kafka_offset) do update
        detail = excluded.detail, blocked_by = excluded.blocked_by,
        attempts = p.attempts + 1, retried_at = clock_timestamp()
 returning p.id
+
+-- name: park_homeless
+-- Events of tables that are configured and not set up here: kept until they are.
+insert into replication.parked_events as p
+  (topic, partition, kafka_offset, table_name, reason, detail, event)
+select m.topic, m.partition, m.kafka_offset, m.table_name, 'missing_table', m.table_name, m.event
+  from unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(tables)s::text[],
+              %(events)s::bytea[]) as m(topic, partition, kafka_offset, table_name, event)
+on conflict (topic, partition, kafka_offset) do update
+   set reason = excluded.reason, detail = excluded.detail, blocked_by = null,
+       attempts = p.attempts + 1, retried_at = clock_timestamp()
 
 -- name: parked_seqs
 select seq, reason from {stage} where verdict = 'park' order by seq
