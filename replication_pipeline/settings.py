@@ -202,6 +202,10 @@ class TableOptions(Section):
     capture_truncate: bool | None = Field(
         default=None, description="Send TRUNCATE as a DELETE of every row, instead of refusing it."
     )
+    displace: bool | None = Field(
+        default=None,
+        description="Of two keys with one unique value the newer row lives; else the first to come.",
+    )
 
     foreign_keys: dict[str, ForeignKeyPolicy] = Field(
         default_factory=dict,

@@ -25,6 +25,7 @@ CREATE TABLE replication.replicated_tables (
     listed_attnums smallint[],
     granted text[] DEFAULT '{}'::text[] NOT NULL,
     capture_truncate boolean DEFAULT false NOT NULL,
+    displace boolean DEFAULT false NOT NULL,
     fingerprint text NOT NULL,
     set_up_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT replicated_tables_key_columns_check CHECK ((cardinality(key_columns) > 0))
@@ -307,7 +308,7 @@ CREATE FUNCTION replication.event_origin(c replication.contour) RETURNS text
   select '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3)
 $$;
 ALTER FUNCTION replication.event_origin(c replication.contour) OWNER TO postgres;
-CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) RETURNS text
+CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
   select '{"before":' || coalesce(before::text,
@@ -318,11 +319,12 @@ CREATE FUNCTION replication.event_value(operation text, record_key text, before 
              || ',"event_id":"' || event_id
              || '","row_version":"' || version
              || coalesce('","base_version":"' || base_version || '"', '","base_version":null')
+             || coalesce(',"schema_fingerprint":"' || to_hex(shape) || '"', '')
              || case operation when 'INSERT' then '},"op":"c","ts_ms":' when 'UPDATE' then '},"op":"u","ts_ms":'
                                when 'DELETE' then '},"op":"d","ts_ms":' else '},"op":"r","ts_ms":' end
              || sent || '}')
 $$;
-ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) OWNER TO postgres;
+ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) OWNER TO postgres;
 CREATE FUNCTION replication.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -728,9 +730,10 @@ __buried as (
   do update set version = greatest(s.version, excluded.version), deleted_at = excluded.deleted_at
 )$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
 insert into replication.replication_queue_%1$s
-  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, txid%2$s)
+  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, shape,
+   txid%2$s)
 select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, %5$s%6$s
+       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
     case when may_lack_image then ', held, parked_at, last_error' else '' end,
@@ -740,7 +743,7 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
        case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
        case when __payload is null and __operation <> 'DELETE'
             then 'the row is too large to be written as an event' end$sql$ else '' end,
-    events)
+    events, replication.shape_of(t))
 $_$;
 ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO postgres;
 CREATE FUNCTION replication.refresh_capture(of_table integer) RETURNS void
@@ -1309,7 +1312,7 @@ CREATE FUNCTION replication.same_names(one text[], other text[]) RETURNS boolean
   select (one is null) = (other is null) and coalesce(one <@ other and other <@ one, true)
 $$;
 ALTER FUNCTION replication.same_names(one text[], other text[]) OWNER TO postgres;
-CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean) RETURNS void
+CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean, displace boolean DEFAULT NULL::boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'warning'
@@ -1348,6 +1351,9 @@ begin
             wanted.exclude, wanted.capture_truncate, '')
     returning * into registered;
   end if;
+  update replication.replicated_tables r
+     set displace = setup_table_for_replication.displace
+   where r.table_id = registered.table_id and r.displace <> setup_table_for_replication.displace;
   perform replication.refresh_capture(registered.table_id);
   perform replication.put_stamps(relation);
   for part in select replication.parts_of(relation) loop
@@ -1355,7 +1361,17 @@ begin
   end loop;
   perform replication.grant_rights(registered.table_id);
 end $$;
-ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) OWNER TO postgres;
+ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) OWNER TO postgres;
+CREATE FUNCTION replication.shape_of(t replication.replicated_tables) RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select ('x' || left(md5(string_agg(c.attname || ' ' || format_type(a.atttypid, a.atttypmod), ','
+                                     order by c.attname collate "C")), 8))::bit(32)::integer | (1 << 31)
+    from replication.data_columns(t) c
+    join pg_attribute a on a.attrelid = t.relation and a.attnum = c.attnum
+$$;
+ALTER FUNCTION replication.shape_of(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.size_expression(t replication.replicated_tables, alias text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1470,6 +1486,20 @@ CREATE FUNCTION replication.uncommon_time(value timestamp with time zone) RETURN
   select value::text
 $$;
 ALTER FUNCTION replication.uncommon_time(value timestamp with time zone) OWNER TO postgres;
+CREATE FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) RETURNS record
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  t replication.replicated_tables := replication.current_table(of_table);
+begin
+  key_expression := replication.key_expression(t, 't');
+  shape := to_hex(replication.shape_of(t));
+  t.include := null;
+  t.exclude := null;
+  projection := replication.projection(t, 't');
+end $$;
+ALTER FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) OWNER TO replication_owner;
 CREATE FUNCTION replication.wire_expression(reference text, type_id oid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1645,8 +1675,9 @@ CREATE TABLE replication.parked_events (
     attempts integer DEFAULT 1 NOT NULL,
     parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     retried_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    blocked_by text,
     CONSTRAINT parked_events_attempts_check CHECK ((attempts > 0)),
-    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'unique_conflict'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text, 'fenced_contour'::text, 'too_old'::text])))
+    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'missing_table'::text, 'unique_conflict'::text, 'displaced'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text, 'fenced_contour'::text, 'too_old'::text])))
 );
 ALTER TABLE replication.parked_events OWNER TO replication_owner;
 ALTER TABLE replication.parked_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -1695,6 +1726,12 @@ CREATE TABLE replication.replication_conflicts (
     incoming_row json,
     current_row json,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    reason text,
+    resolved_at timestamp with time zone,
+    resolved_by text,
+    resolution text,
+    CONSTRAINT replication_conflicts_reason_check CHECK ((reason = ANY (ARRAY['update_update'::text, 'update_delete'::text, 'delete_update'::text, 'insert_insert'::text, 'insert_delete'::text]))),
+    CONSTRAINT replication_conflicts_resolution_check CHECK ((resolution = ANY (ARRAY['incoming'::text, 'current'::text]))),
     CONSTRAINT replication_conflicts_winner_check CHECK ((winner = ANY (ARRAY['incoming'::text, 'current'::text])))
 );
 ALTER TABLE replication.replication_conflicts OWNER TO replication_owner;
@@ -1724,6 +1761,7 @@ CREATE TABLE replication.replication_queue (
     version bigint NOT NULL,
     base_version bigint,
     shard smallint NOT NULL,
+    shape integer,
     txid bigint NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     published boolean DEFAULT false NOT NULL,
@@ -1748,6 +1786,7 @@ CREATE TABLE replication.replication_queue_0 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1772,6 +1811,7 @@ CREATE TABLE replication.replication_queue_1 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1796,6 +1836,7 @@ CREATE TABLE replication.replication_queue_2 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1820,6 +1861,7 @@ CREATE TABLE replication.replication_queue_3 (
     version bigint CONSTRAINT replication_queue_version_not_null NOT NULL,
     base_version bigint,
     shard smallint CONSTRAINT replication_queue_shard_not_null NOT NULL,
+    shape integer,
     txid bigint CONSTRAINT replication_queue_txid_not_null NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT replication_queue_created_at_not_null NOT NULL,
     published boolean DEFAULT false CONSTRAINT replication_queue_published_not_null NOT NULL,
@@ -1879,8 +1921,8 @@ CREATE VIEW replication.status AS
     q.oldest_unpublished_seconds,
     q.parked_publish,
     q.held_publish,
-    ( SELECT count(*) AS count
-           FROM replication.parked_events) AS parked_apply,
+    k.parked_apply,
+    k.unique_conflicts,
     w.publishers,
     w.appliers,
     ( SELECT (COALESCE(sum(GREATEST((o.high_watermark - o.next_offset), (0)::bigint)), (0)::numeric))::bigint AS "coalesce"
@@ -1890,19 +1932,22 @@ CREATE VIEW replication.status AS
     w.applied_total,
     w.skipped_total,
     w.conflicts_total,
-    ( SELECT COALESCE((max(k.clock_ahead) - min(k.clock_ahead)), (0)::double precision) AS "coalesce"
-           FROM replication.contours k
-          WHERE (k.state = 'active'::text)) AS clock_skew_seconds,
+    ( SELECT COALESCE((max(k_1.clock_ahead) - min(k_1.clock_ahead)), (0)::double precision) AS "coalesce"
+           FROM replication.contours k_1
+          WHERE (k_1.state = 'active'::text)) AS clock_skew_seconds,
     ( SELECT count(*) AS count
-           FROM replication.contours k
-          WHERE (k.state = 'fenced'::text)) AS fenced_contours
-   FROM ((replication.contour c
+           FROM replication.contours k_1
+          WHERE (k_1.state = 'fenced'::text)) AS fenced_contours
+   FROM (((replication.contour c
      CROSS JOIN LATERAL ( SELECT count(*) AS unpublished,
             COALESCE((EXTRACT(epoch FROM (clock_timestamp() - min(replication_queue.created_at))))::double precision, (0)::double precision) AS oldest_unpublished_seconds,
             count(*) FILTER (WHERE (replication_queue.parked_at IS NOT NULL)) AS parked_publish,
             count(*) FILTER (WHERE (replication_queue.held AND (replication_queue.parked_at IS NULL))) AS held_publish
            FROM replication.replication_queue
           WHERE (NOT replication_queue.published)) q)
+     CROSS JOIN LATERAL ( SELECT count(*) AS parked_apply,
+            count(*) FILTER (WHERE (parked_events.reason = ANY (ARRAY['unique_conflict'::text, 'displaced'::text]))) AS unique_conflicts
+           FROM replication.parked_events) k)
      CROSS JOIN LATERAL ( SELECT count(*) FILTER (WHERE ((w_1.role = 'publisher'::text) AND w_1.alive)) AS publishers,
             count(*) FILTER (WHERE ((w_1.role = 'applier'::text) AND w_1.alive)) AS appliers,
             (COALESCE(sum(w_1.processed) FILTER (WHERE (w_1.role = 'publisher'::text)), (0)::numeric))::bigint AS processed_total,
@@ -1984,6 +2029,7 @@ ALTER TABLE ONLY replication.workers
 CREATE INDEX parked_events_table ON replication.parked_events USING btree (table_name, id);
 CREATE INDEX processed_events_age ON replication.processed_events USING brin (processed_at);
 CREATE INDEX replication_conflicts_age ON replication.replication_conflicts USING btree (recorded_at);
+CREATE UNIQUE INDEX replication_conflicts_loser ON replication.replication_conflicts USING btree (table_name, md5(record_key), LEAST(incoming_version, current_version));
 CREATE INDEX replication_queue_held ON ONLY replication.replication_queue USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_0_hashtext_idx ON replication.replication_queue_0 USING btree (hashtext(record_key)) WHERE held;
 CREATE INDEX replication_queue_published ON ONLY replication.replication_queue USING brin (published_at);
@@ -2048,9 +2094,9 @@ GRANT SELECT ON TABLE replication.contour TO replication_consumer;
 GRANT SELECT ON TABLE replication.contour TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.event_origin(c replication.contour) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.event_origin(c replication.contour) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_owner;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, sent bigint) TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) TO replication_owner;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.follow_ddl() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.follow_ddl() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) FROM PUBLIC;
@@ -2113,8 +2159,10 @@ REVOKE ALL ON FUNCTION replication.rotate_queue(retention interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.rotate_queue(retention interval) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.same_names(one text[], other text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.same_names(one text[], other text[]) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.shape_of(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.shape_of(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
@@ -2134,8 +2182,12 @@ GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_owner;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_owner;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;

@@ -21,7 +21,7 @@ from replication_pipeline.settings import Settings
 COPY: Final = """
 copy (select record_key,
              replication.event_value(operation, record_key, before, payload, {head}, txid, created_at,
-                                     event_id, version, base_version, {sent})
+                                     event_id, version, base_version, shape, {sent})
         from replication.replication_queue where not published) to stdout (format binary)
 """
 

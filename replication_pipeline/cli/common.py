@@ -1,9 +1,11 @@
-"""What the commands share: the ``--config`` option, settings with logging set up, JSON output."""
+"""What the commands share: the ``--config`` option, settings with logging set up, forms of input."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -56,3 +58,30 @@ def moment(text: str | None, option: str) -> datetime | None:
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(json.dumps(value, default=str))
+
+
+def key_option(text: str) -> str:
+    """A key as it is on Kafka, as text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigurationError(
+            "--key is no JSON object",
+            remedy="""write the key as it is on Kafka, in quotes of the shell: --key '{"id":1}'""",
+        )
+    return text
+
+
+def who() -> str:
+    """Roles are shared, so the record says who sat before the machine as well."""
+    try:
+        return f" ({getpass.getuser()}@{socket.gethostname()})"
+    except (KeyError, OSError):
+        return f" ({socket.gethostname()})"
+
+
+def printable(text: str) -> str:
+    """Control characters could steer the terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

@@ -132,4 +132,6 @@ def _screen(now: ContourStatus, verdicts: dict[str, Verdict]) -> Table:
         )
     if now.fenced_contours:
         row("fenced", str(now.fenced_contours), "contours list tells which", verdicts["fenced"])
+    if now.unique_conflicts:
+        row("unique", f"{now.unique_conflicts:,}", "rows that another one keeps out", "warning")
     return table

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from replication_pipeline import __version__
 from replication_pipeline.cli import (
+    conflicts,
     contours,
     demo,
     doctor,
@@ -42,6 +43,7 @@ inspect.register(app)
 doctor.register(app)
 parked.register(app)
 offsets.register(app)
+conflicts.register(app)
 republish.register(app)
 replay.register(app)
 contours.register(app)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
+from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json, who
 from replication_pipeline.cli.parked_view import (
     as_json,
     back_off_line,
@@ -31,6 +29,7 @@ from replication_pipeline.postgres.parked import (
     list_parked,
     read_backing_off,
     read_image,
+    read_shapes,
     retry_parked,
 )
 from replication_pipeline.settings import Settings
@@ -125,10 +124,11 @@ def show(
             raise _unknown(settings, sides, {event_id})
         (event,) = found
         image = read_image(connection, event, contour=settings.contour.name, limit=limit)
+        shapes = read_shapes(connection, event)
     if json:
-        typer.echo(as_json(event, image))
+        typer.echo(as_json(event, image, shapes))
         return
-    Console(highlight=False).print(fact_sheet(event, image[1] if image else None))
+    Console(highlight=False).print(fact_sheet(event, image[1] if image else None, shapes))
     if image:
         typer.echo()
         for line in image_lines(*image, full=full):
@@ -203,7 +203,7 @@ def discard(
                 of_side,
                 contour=settings.contour.name,
                 because=because.strip(),
-                who=_who(),
+                who=who(),
             )
             for each, of_side in _by_side(chosen, side)
             if of_side
@@ -284,11 +284,3 @@ def _patient(settings: Settings) -> Settings:
     patience = settings.postgres.lock_timeout + settings.kafka.delivery_timeout
     postgres = settings.postgres.model_copy(update={"lock_timeout": patience})
     return settings.model_copy(update={"postgres": postgres})
-
-
-def _who() -> str:
-    """Roles are shared, so the record says who sat before the machine as well."""
-    try:
-        return f" ({getpass.getuser()}@{socket.gethostname()})"
-    except (KeyError, OSError):
-        return f" ({socket.gethostname()})"

@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from replication_pipeline.cli.common import printable
 from replication_pipeline.postgres.parked import BackingOff, ParkedEvent
 
 KEY_SHOWN: Final = 60  # characters of a key in the list
@@ -32,8 +33,10 @@ HINTS: Final = {
     "referenced": "tried by itself whenever rows go; look which children are still there",
     "clock_skew": "tried by itself; look at the clock of the contour that wrote it",
     "unknown_column": "make the table's columns equal; tried by itself",
+    "missing_table": "set the table up here: replication-pipeline setup-table; tried by itself",
     "unknown_table": "configure and set up the table here; tried by itself",
     "unique_conflict": "another row has this value; change that one, tried by itself",
+    "displaced": "a newer row has this value; change one of them, tried by itself",
     "constraint": "the table's own rules refuse it; tried by itself",
     "bad_value": "a value does not fit the column's type here; tried by itself",
     "malformed": "no event of this pipeline: find who wrote it to the topic, then discard it",
@@ -68,7 +71,7 @@ def listing(events: Sequence[ParkedEvent]) -> Table:
             event.reason,
             event.detail,
         )
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
@@ -82,8 +85,11 @@ def back_off_line(backing_off: BackingOff) -> str:
     )
 
 
-def fact_sheet(event: ParkedEvent, size: int | None) -> Table:
-    """Everything about one event but its image."""
+Shapes = tuple[str | None, str | None] | None
+
+
+def fact_sheet(event: ParkedEvent, size: int | None, shapes: Shapes = None) -> Table:
+    """Everything about one event but its image. ``shapes``: fingerprints there and here that differ."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -95,9 +101,12 @@ def fact_sheet(event: ParkedEvent, size: int | None) -> Table:
         "version": "unknown" if event.version is None else str(event.version),
         "reason": event.reason,
         "detail": event.detail,
+        "blocked by": event.blocked_by or "",
         "hint": HINTS.get(event.reason, ""),
         "attempts": f"{event.attempts:,}",
     }
+    if shapes:
+        facts["columns"] = f"differ: {shapes[0]} where it was written, {shapes[1] or 'none'} here"
     if event.parked_at:
         facts["parked"] = f"{event.parked_at:%Y-%m-%d %H:%M:%S %Z}, {_ago(event.parked_at)} ago"
     if event.retry_at and not event.parked_at:
@@ -107,7 +116,7 @@ def fact_sheet(event: ParkedEvent, size: int | None) -> Table:
     facts["size"] = "no image" if size is None else f"{size:,} bytes"
     for label, value in facts.items():
         if value:
-            table.add_row(label, Text(_printable(value)))
+            table.add_row(label, Text(printable(value)))
     return table
 
 
@@ -119,7 +128,7 @@ def image_lines(image: bytes, size: int, *, full: bool) -> Iterator[str]:
         if not full and number == LINES_SHOWN:
             yield f"… {size:,} bytes in all; --full shows them"
             return
-        yield _printable(line if full else _cut(line, LINE_SHOWN))
+        yield printable(line if full else _cut(line, LINE_SHOWN))
     if not full and len(image) < size:
         yield f"… {size:,} bytes in all; --full shows them"
 
@@ -153,9 +162,13 @@ def pretty(text: str) -> Iterator[str]:
         yield line
 
 
-def as_json(event: ParkedEvent, image: tuple[bytes, int] | None) -> str:
+def as_json(event: ParkedEvent, image: tuple[bytes, int] | None, shapes: Shapes = None) -> str:
     """One document; the event stands in it with its own digits, or as a string if it is not JSON."""
-    facts = plain(event) | {"hint": HINTS.get(event.reason), "size": image[1] if image else None}
+    facts = plain(event) | {
+        "hint": HINTS.get(event.reason),
+        "size": image[1] if image else None,
+        "fingerprints": shapes and {"there": shapes[0], "here": shapes[1]},
+    }
     head = json.dumps(facts, default=str)[:-1]
     return f'{head}, "event": {_json_value(image[0]) if image else "null"}}}'
 
@@ -176,11 +189,6 @@ def events_(count: int) -> str:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _printable(text: str) -> str:
-    """Control characters could steer the terminal."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def _ago(time: datetime) -> str:

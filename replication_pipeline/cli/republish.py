@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import shlex
 from typing import Annotated, Any
 
 import typer
 
 from replication_pipeline import runtime
-from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, moment, print_json
+from replication_pipeline.cli.common import (
+    ConfigOption,
+    JsonOption,
+    configured,
+    key_option,
+    moment,
+    print_json,
+)
 from replication_pipeline.cli.progress import Bar
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.model import MILLISECOND
@@ -67,7 +73,7 @@ def republish(
         since=moment(since, "--since"),
         until=moment(until, "--until"),
         tables=tuple(table) if table else None,
-        keys=tuple(_key(each) for each in key) if key else None,
+        keys=tuple(key_option(each) for each in key) if key else None,
         from_id=from_id,
     )
     if selection.since and selection.until and selection.since >= selection.until:
@@ -101,19 +107,6 @@ class _Bar(RepublishLog):
     def progress(self, sent: int, total: int) -> None:
         """Move the bar."""
         self.bar.move(sent, total)
-
-
-def _key(text: str) -> str:
-    try:
-        value = jsonlib.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ConfigurationError(
-            "--key is no JSON object",
-            remedy="""write the key as it is on Kafka, in quotes of the shell: --key '{"id":1}'""",
-        )
-    return text
 
 
 def _tell_plan(settings: Settings, selection: Selection, plan: Plan) -> None:

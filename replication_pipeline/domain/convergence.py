@@ -89,28 +89,21 @@ def too_far_ahead(version: int, *, clock: int, max_skew: int) -> bool:
     return version >> 10 > clock + max_skew
 
 
-def base_of(change: C, batch: Iterable[C]) -> int | None:
-    """What the writer of ``change`` had seen before the first of its events of this key in ``batch``;
-    ``None`` when it had not seen the row, or one of the events does not say.
-    """
-    bases = [c.base for c in batch if (c.key, c.contour) == (change.key, change.contour)]
-    known = [base for base in bases if base is not None]
-    return min(known) if len(known) == len(bases) else None
-
-
-def conflicts(change: Change, standing: int | None, buried: int | None, contour_id: int) -> bool:
-    """Whether ``change`` and what stands in contour ``contour_id`` were written without knowledge of
-    each other, so that one of them is lost. A winner of a third contour may well have been written in
-    the light of ``change``, so only own winners count.
+def conflicts(change: Change, standing: int | None, buried: int | None) -> bool:
+    """Whether ``change`` and what stands were written without knowledge of each other, so that one of
+    them is lost: its writer had not seen what stands, which another contour wrote. Two deletes lose
+    nothing, nor does a delete below an insert, which uses the key anew.
     """
     known = max(standing or 0, buried or 0)
-    return (
-        change.op != "r"
-        and known > (change.base or 0)
-        and known != change.version
-        and (change.base is not None or standing is not None)
-        and (
-            decide(change.version, standing, buried) == "apply"
-            or contour_id_of(known) == contour_id
-        )
-    )
+    if (
+        change.op == "r"
+        or known <= (change.base or 0)
+        or known == change.version
+        or contour_id_of(known) == contour_id_of(change.version)
+    ):
+        return False
+    written = "insert" if change.base is None else "update"
+    ours = "delete" if known == (buried or 0) else written
+    theirs = "delete" if change.op == "d" else written
+    loser, winner = (theirs, ours) if known > change.version else (ours, theirs)
+    return loser != "delete" or winner == "update"

@@ -18,9 +18,10 @@ class ContourStatus:
     """One look at a contour. Counts are events; ages are seconds.
 
     ``oldest_unpublished_seconds`` is 0 when nothing waits. ``held_publish`` are refused events that
-    will be tried again, and those behind a refused or parked one. ``apply_lag_events`` is as of the
-    appliers' last look at Kafka. ``*_total`` counters only ever grow; they are sums over all workers
-    that ever ran here. ``clock_skew_seconds`` lie between the two contours' clocks that differ most.
+    will be tried again, and those behind a refused or parked one. ``unique_conflicts`` are parked rows
+    whose value of a unique index another row has. ``apply_lag_events`` is as of the appliers' last look
+    at Kafka. ``*_total`` counters only ever grow; they are sums over all workers that ever ran here.
+    ``clock_skew_seconds`` lie between the two contours' clocks that differ most.
     """
 
     contour: str
@@ -39,6 +40,7 @@ class ContourStatus:
     conflicts_total: int
     clock_skew_seconds: float = 0.0
     fenced_contours: int = 0
+    unique_conflicts: int = 0
 
 
 def unpublished_verdict(unpublished: int, *, warning: int) -> Verdict:

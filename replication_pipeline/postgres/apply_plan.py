@@ -7,7 +7,7 @@ called anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, LiteralString
 
@@ -172,10 +172,8 @@ def plan(table: Table) -> TablePlan:
         ),
         record_conflicts=template["record_conflicts"].format(
             **common,
-            staged_columns=comma(
-                sql.SQL("{} as {}").format(names.staged(c.name), _name(c.name)) for c in columns
-            ),
-            target_columns=comma(_of("t", c.name) for c in columns),
+            staged_image=_staged_image(names),
+            target_image=_texts_of(columns, lambda name: _of("t", name)),
         ),
         make_way=template["make_way"].format(
             **common,
@@ -262,6 +260,29 @@ def _and_not_referenced(names: _Names, table: Table) -> sql.Composed:
         )
         for key in table.referenced_by
     )
+
+
+def _texts_of(
+    columns: Iterable[Column], reference: Callable[[str], sql.Composable]
+) -> sql.Composed:
+    """Every column as PostgreSQL's text: no value is too odd for it, and it can be read back. Not by a
+    cast, which may be a user's own; and a row of nulls is not null.
+    """
+    return comma(
+        sql.SQL("case when num_nulls({0}) = 0 then format('%%s', {0}) end as {1}").format(
+            reference(c.name), _name(c.name)
+        )
+        for c in columns
+    )
+
+
+def _staged_image(names: _Names) -> sql.Composed:
+    """The staged row as JSON of texts, without the columns that its event lacks."""
+    return sql.SQL(
+        "(select case when s.missing_columns is null then i.image "
+        "else (i.image::jsonb - s.missing_columns)::json end "
+        "from (select row_to_json(c.*) as image from (select {}) c) i)"
+    ).format(_texts_of(names.of.columns, names.staged))
 
 
 def key_from_json(table: Table) -> dict[str, sql.Composed]:

@@ -23,6 +23,7 @@ from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.plans import Plans
+from replication_pipeline.postgres.unique_keys import unique_plan
 from replication_pipeline.settings import Settings
 
 
@@ -39,6 +40,7 @@ class Staged:
     skipped: int = 0
     parked: int = 0
     conflicts: int = 0
+    displaced: int = 0
     lag: timedelta = timedelta()
     parked_ids: Sequence[tuple[int]] = ()
 
@@ -61,6 +63,8 @@ class ApplySteps:
         failpoint("staged")
         self._guard_parents(parts)
         for part in parts:
+            self._record_conflicts(part, again=again)
+            self._make_room(part, parts)
             self._write(part)
         failpoint("written")
         self._delete_all(parts)
@@ -119,25 +123,58 @@ class ApplySteps:
         # First without locks, then the parents that are left are locked, then once more: a parent
         # that came in between belongs to an event that is parked already, and one that left is seen.
         staged = _staged_tables(parts)
+        # What a unique index keeps out is no parent either.
+        unique = [unique_plan(part.plan.table, staged) for part in parts]
         checks = [
             statement
-            for part in parts
-            for statement in (*part.plan.park_orphans(staged), *part.plan.park_moved(staged))
+            for part, kept_out in zip(parts, unique, strict=True)
+            for statement in (
+                *part.plan.park_orphans(staged),
+                *part.plan.park_moved(staged),
+                *kept_out.blocked,
+            )
         ]
         self._until_stable(checks)
+        if rivals := [s for each in unique for s in each.rivals]:
+            self._until_stable([*rivals, *checks])
         for part in parts:
             for statement in part.plan.lock_parents:
                 self._execute(statement)
         self._until_stable(checks)
 
+    def _record_conflicts(self, part: Staged, *, again: bool) -> None:
+        if not self.keep_conflicts:
+            return
+        row = self._execute(
+            part.plan.record_conflicts,
+            {
+                "table": part.plan.table.name,
+                "contour_id": self.settings.contour.id,
+                "again": again,
+            },
+        ).fetchone()
+        part.conflicts = row[0] if row else 0
+
+    def _make_room(self, part: Staged, parts: Sequence[Staged]) -> None:
+        """For values of unique indexes: rows that give way to newer ones, or leave in this batch."""
+        table = part.plan.table
+        unique = unique_plan(table, _staged_tables(parts))
+        for statement in unique.lock_displaced:
+            self._execute(statement)
+        for statement in unique.displace:
+            part.displaced += self._execute(
+                statement,
+                {
+                    "topic": part.messages[0].topic,
+                    "table": table.name,
+                    "contour": self.settings.contour.name,
+                },
+            ).rowcount
+        for statement in unique.make_way:
+            self._execute(statement)
+
     def _write(self, part: Staged) -> None:
         name = {"table": part.plan.table.name}
-        if self.keep_conflicts:
-            row = self._execute(
-                part.plan.record_conflicts,
-                name | {"contour_id": self.settings.contour.id},
-            ).fetchone()
-            part.conflicts = row[0] if row else 0
         if part.plan.make_way is not None:
             self._execute(part.plan.make_way)
         self._execute(part.plan.upsert(), {"missing": None})
@@ -208,9 +245,12 @@ def _json_array(messages: Sequence[Message]) -> str:
         raise PoisonError("an event is not UTF-8", reason="malformed") from None
 
 
-def total(parts: Sequence[Staged], messages: Sequence[Message]) -> BatchResult:
-    """What became of ``messages``, over all tables."""
-    parked = sum(part.parked for part in parts)
+def total(
+    parts: Sequence[Staged], messages: Sequence[Message], homeless: Sequence[Message] = ()
+) -> BatchResult:
+    """What became of ``messages``, over all tables; ``homeless`` ones are parked whole."""
+    messages = [*messages, *homeless]
+    parked = len(homeless) + sum(part.parked for part in parts)
     return BatchResult(
         role="applier",
         count=len(messages),

@@ -43,8 +43,20 @@ class ForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
+class UniqueKey:
+    """A unique index beside the primary key, over columns that events have."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """A table that is set up for replication here. ``relation`` is its OID."""
+    """A table that is set up for replication here. ``relation`` is its OID.
+
+    ``key_text`` and ``row_text`` are SQL, made by the server for a row ``t``: its canonical key, and
+    all its columns in the forms of events.
+    """
 
     name: str
     relation: int
@@ -56,6 +68,10 @@ class Table:
     columns: tuple[Column, ...]
     references: tuple[ForeignKey, ...]
     referenced_by: tuple[ForeignKey, ...]
+    uniques: tuple[UniqueKey, ...] = ()
+    displace: bool = False
+    key_text: str = ""
+    row_text: str = ""
 
 
 def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[str, Table]:
@@ -73,6 +89,7 @@ def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[st
             parent_table, parent_columns, on_delete, null_columns,
         ) in connection.execute(sql["foreign_keys"], {"relations": relations})
     ]  # fmt: skip
+    uniques = connection.execute(sql["unique_keys"], {"relations": relations}).fetchall()
     return {
         name: Table(
             name=name,
@@ -82,15 +99,26 @@ def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[st
             keys=tuple(key_columns),
             table_id=table_id,
             fingerprint=fingerprint,
+            displace=displace,
+            key_text=key_text,
+            row_text=row_text,
             columns=tuple(
                 Column(*column)
                 for column in connection.execute(sql["columns"], {"relation": relation})
             ),
             references=tuple(key for key in keys if key.child == relation),
             referenced_by=tuple(key for key in keys if key.parent == relation),
+            uniques=tuple(
+                UniqueKey(index, tuple(columns))
+                for owner, index, columns in uniques
+                if owner == relation
+            ),
         )
-        for name, relation, schema, relation_name, key_columns, table_id, fingerprint in rows
-    }
+        for (
+            name, relation, schema, relation_name, key_columns, table_id, fingerprint, displace,
+            key_text, row_text,
+        ) in rows
+    }  # fmt: skip
 
 
 def parents_first(tables: Iterable[Table]) -> list[Table]:

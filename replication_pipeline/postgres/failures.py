@@ -127,7 +127,7 @@ def _translate_client_side(error: psycopg.Error, doing: str) -> ReplicationError
 
 def reason_of(sqlstate: str) -> str:
     """The reason under which an event with this error is parked."""
-    if sqlstate in ("23505", "23P01"):  # the other row may go, also where EXCLUDE says so
+    if sqlstate in ("23505", "23P01"):  # an exclusion constraint is a unique one of another kind
         return "unique_conflict"
     if sqlstate == "42703":
         return "unknown_column"

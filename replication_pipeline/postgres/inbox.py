@@ -19,6 +19,7 @@ import psycopg
 from replication_pipeline.domain.errors import (
     OffsetConflictError,
     PoisonError,
+    TransientError,
 )
 from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic
@@ -90,11 +91,15 @@ class PostgresInbox:
             self._begin(connection)
             self._advance(connection, batch.advances)
             failpoint("offsets_advanced")
-            parts = self._steps(connection).apply(batch.messages, again=self.replaying)
-            result = total(parts, batch.messages)
+            homeless = [m for m in batch.messages if self._plans.lacks(m)]
+            self._park_homeless(connection, homeless)
+            housed = [m for m in batch.messages if not self._plans.lacks(m)]
+            with self._plans_are_true():
+                parts = self._steps(connection).apply(housed, again=self.replaying)
+            result = total(parts, housed, homeless)
             self._count(connection, result)
             failpoint("applied")
-            self._anything_parked |= bool(result.parked)
+            self._anything_parked |= bool(result.parked) or any(part.displaced for part in parts)
         failpoint("apply_committed")
         return result
 
@@ -163,6 +168,21 @@ class PostgresInbox:
             self._session.drop()
             raise
 
+    @contextlib.contextmanager
+    def _plans_are_true(self) -> Iterator[None]:
+        """A table that was altered or dropped since the last look at it: look again, then the whole
+        batch once more. What is still wrong with plans just made is no matter of theirs.
+        """
+        try:
+            yield
+        except psycopg.ProgrammingError as error:
+            if self._plans.fresh or not (error.sqlstate or "").startswith("42"):
+                raise
+            raise TransientError(
+                f"contour {self.settings.contour.name}: a table has changed while events were applied; "
+                "they are applied again by its new columns"
+            ) from error
+
     def _rollback(self) -> None:
         connection, _ = self._session.connection()
         try:
@@ -223,7 +243,7 @@ class PostgresInbox:
         with self._transaction("retrying parked events") as connection:
             rows = connection.execute(
                 SQL["claim_parked"],
-                {"tables": list(self.settings.tables), "limit": limit, "eagerly": eagerly},
+                {"tables": [p.table.name for p in self._plans], "limit": limit, "eagerly": eagerly},
             ).fetchall()
             if not rows:
                 row = connection.execute(SQL["anything_parked"]).fetchone()
@@ -242,7 +262,11 @@ class PostgresInbox:
             for _, topic, partition, offset, event in rows
         ]
         try:
-            with connection.transaction(), translating("applying a parked event"):
+            with (
+                connection.transaction(),
+                translating("applying a parked event"),
+                self._plans_are_true(),
+            ):
                 parts = self._steps(connection).apply(messages, again=True)
                 connection.execute(SQL["check_constraints"])  # not only at commit
         except PoisonError as error:
@@ -340,6 +364,19 @@ class PostgresInbox:
                 "event": message.value or b"",
             },
         )
+
+    def _park_homeless(self, connection: psycopg.Connection, messages: Sequence[Message]) -> None:
+        if messages:
+            connection.execute(
+                SQL["park_homeless"],
+                {
+                    "topics": [m.topic for m in messages],
+                    "partitions": [m.partition for m in messages],
+                    "offsets": [m.offset for m in messages],
+                    "tables": [self._plans.table_name(m.topic) for m in messages],
+                    "events": [m.value for m in messages],
+                },
+            )
 
     # --- helpers ---------------------------------------------------------------------------------
 

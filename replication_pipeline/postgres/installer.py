@@ -49,13 +49,14 @@ def setup_table(connection: Connection, settings: Settings, table: str) -> None:
     with translating_refusals(f"contour {settings.contour.name}: table {table}"):
         connection.execute(
             "select replication.setup_table_for_replication(%s::text::regclass, full_before => %s,"
-            " include => %s, exclude => %s, capture_truncate => %s)",
+            " include => %s, exclude => %s, capture_truncate => %s, displace => %s)",
             (
                 quoted(table),
                 options.full_before,
                 options.include,
                 options.exclude,
                 options.capture_truncate,
+                options.displace,
             ),
         )
 

@@ -36,7 +36,8 @@ class ParkedEvent:
 
     ``behind``: later events of its key that wait for it; on the apply side none ever do.
     ``retry_at``: when an event that is not parked yet is tried again. ``retriable``: neither one whose
-    row was too large for an image nor one that is no event at all.
+    row was too large for an image nor one that is no event at all. ``blocked_by``: table and key of the
+    row that has the values of a unique index.
     """
 
     side: Side
@@ -53,6 +54,7 @@ class ParkedEvent:
     version: int | None
     behind: int | None
     retriable: bool
+    blocked_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,17 @@ def read_image(
             {"id": event.id, "head": heads[event.table_name or ""], "sent": _now(), "limit": limit},
         ).fetchone()
         return None if row is None else (row[0].encode(), row[1])
+
+
+def read_shapes(
+    connection: Connection[Any], event: ParkedEvent
+) -> tuple[str | None, str | None] | None:
+    """The fingerprints of an apply-side event's columns and of its table's here, if they differ."""
+    if event.side != "apply":
+        return None
+    with translating("reading a parked event"):
+        row = connection.execute(SQL["shapes"], {"id": event.id}).fetchone()
+    return None if row is None or row[0] is None or row[0] == row[1] else (row[0], row[1])
 
 
 def retry_parked(

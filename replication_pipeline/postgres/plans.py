@@ -27,6 +27,7 @@ class Plans:
     _by_table: dict[str, TablePlan] = field(default_factory=dict)
     _by_topic: dict[Topic, str] = field(default_factory=dict)
     _due: float = field(default=0.0)
+    fresh: bool = field(default=False)  # the catalog was read for the transaction at hand
 
     def __post_init__(self) -> None:
         prefix = self.settings.kafka.topic_prefix
@@ -46,7 +47,8 @@ class Plans:
         In a transaction of its own, so that no rollback takes a stage away.
         """
         now = time.monotonic()
-        if now < self._due:
+        self.fresh = now >= self._due
+        if not self.fresh:
             return
         current = read_tables(connection, self.settings.tables)
         if {p.table for p in self} != set(current.values()):
@@ -59,6 +61,11 @@ class Plans:
     def table_name(self, topic: Topic) -> str | None:
         """The table whose changes travel by ``topic``."""
         return self._by_topic.get(topic)
+
+    def lacks(self, message: Message) -> bool:
+        """Whether its table is configured, and not set up in the database."""
+        table = self._by_topic.get(message.topic)
+        return table is not None and message.value is not None and table not in self._by_table
 
     def of(self, message: Message) -> TablePlan:
         """The plan for an event; ``PoisonError`` for what is none."""

@@ -553,7 +553,7 @@ def test_a_batch_too_slow_for_the_timeouts_gets_through_in_parts(
     a, b = users
     b.run(
         "create function slow() returns boolean language plpgsql as "
-        "$$ begin perform pg_sleep(0.04); return true; end $$; "
+        "$$ begin perform pg_sleep(0.1); return true; end $$; "
         "alter table users add check (slow())"
     )
     a.run("insert into users (id) select generate_series(1, 24)")

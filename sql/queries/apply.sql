@@ -59,7 +59,8 @@ select topic, partition, next_offset from replication.consumer_offsets
 create temporary table if not exists {stage} (
   seq bigint, event_id uuid, contour text, version bigint, base_version bigint, op text,
   record_key text, missing_columns text[], current_version bigint, buried_version bigint,
-  verdict text not null default 'apply', reason text, detail text not null default '',
+  staged_version bigint,
+  verdict text not null default 'apply', reason text, detail text not null default '', blocked_by text,
   {stage_definitions}
 ) on commit delete rows
 
@@ -126,20 +127,34 @@ select exists (select from {stage} group by record_key having count(*) > 1)
 
 -- name: reduce
 -- The newest event of each key stays; those of fenced contours, which are parked, hide no other. What one
--- contour did in several steps counts as one, from the version that the first step replaced. Returns how
--- many stay.
+-- contour did in several steps counts as one, from the version that the first step replaced. Of a key that
+-- several contours wrote the others stay as `superseded`, with the highest version before them, for
+-- record_conflicts; those are `rewritten` that their own writer followed by another. Returns how many are
+-- to be applied.
 with ranked as materialized (
   select s.ctid as place, row_number() over (same_key order by s.version desc, s.seq desc) as rank,
          case when bool_and(s.base_version is not null) over same_writer
-              then min(s.base_version) over same_writer end as base
+              then min(s.base_version) over same_writer end as base,
+         min(s.version & 1023) over same_key <> max(s.version & 1023) over same_key as several,
+         max(s.version) over (same_key order by s.seq rows between unbounded preceding and 1 preceding)
+           as staged_version,
+         max(s.version) over same_writer > s.version as rewritten
     from {stage} s
   window same_key as (partition by s.record_key collate "C", s.reason is not distinct from 'fenced_contour'),
-         same_writer as (partition by s.record_key collate "C", s.contour collate "C")
-), superseded as (
-  delete from {stage} s using ranked r where r.rank > 1 and s.ctid = r.place
+         same_writer as (partition by s.record_key collate "C",
+                                      s.reason is not distinct from 'fenced_contour', s.version & 1023)
+), gone as (
+  delete from {stage} s using ranked r where r.rank > 1 and not r.several and s.ctid = r.place
 ), newest as (
   update {stage} s set base_version = r.base
-    from ranked r where r.rank = 1 and s.ctid = r.place and s.base_version is distinct from r.base
+    from ranked r
+   where r.rank = 1 and not r.several and s.ctid = r.place and s.base_version is distinct from r.base
+), rivals as (
+  update {stage} s
+     set staged_version = r.staged_version,
+         verdict = case when r.rank = 1 then s.verdict else 'superseded' end,
+         reason = case when r.rank = 1 then s.reason when r.rewritten then 'rewritten' end
+    from ranked r where r.several and s.ctid = r.place
 )
 select count(*) from ranked where rank = 1
 
@@ -151,16 +166,19 @@ select count(*) from (
 
 -- name: decide
 -- A snapshot taken after the locks. An incoming version at or below the row's, or the tombstone's,
--- is not newer: skip. Indexes: primary keys, one look-up each an event. Where the event replaces what its
--- writer saw there is nothing to decide, and nothing is written. Where there is neither row nor tombstone,
--- one at or below the floor of forgotten deletes may be what a delete had replaced: park.
+-- is not newer: skip, even what would have to wait. Indexes: primary keys, one look-up each an event. Where
+-- the event replaces what its writer saw there is nothing to decide, and nothing is written. Where there is
+-- neither row nor tombstone, one at or below the floor of forgotten deletes may be what a delete had
+-- replaced: park.
 update {stage} s
    set (current_version, buried_version, verdict, reason) = (
      select f.current_version, f.buried_version,
-            case when s.version <= greatest(f.current_version, f.buried_version, 0) then 'skip'
+            case when s.verdict = 'superseded' then s.verdict
+                 when s.version <= greatest(f.current_version, f.buried_version, 0) then 'skip'
                  when f.too_old then 'park' else s.verdict end,
-            case when f.too_old then 'too_old' end
-       from (select f.*, s.op in ('c', 'u') and f.current_version is null and f.buried_version is null
+            case when f.too_old then 'too_old' else s.reason end
+       from (select f.*, s.verdict = 'apply' and s.op in ('c', 'u')
+                           and f.current_version is null and f.buried_version is null
                            and s.version <= (select l.version from replication.tombstone_floors l
                                               where l.table_name = %(table)s)
                            and not exists (select from {table} t where {same_key}) as too_old
@@ -168,14 +186,13 @@ update {stage} s
                             (select b.version from replication.replication_tombstones b
                               where b.table_name = %(table)s
                                 and b.record_key = replication.tombstone_key(s.record_key)) as buried_version) f) f)
- where s.verdict = 'apply'
-   and (s.op = 'd' or s.version <= coalesce(s.base_version, 0)
-        or coalesce((select t.replication_version from {table} t where {same_key}), 0)
-           <> coalesce(s.base_version, 0)
-        or (select b.version from replication.replication_tombstones b
-             where b.table_name = %(table)s
-               and b.record_key = replication.tombstone_key(s.record_key)) > coalesce(s.base_version, 0)
-        or s.version <= (select l.version from replication.tombstone_floors l where l.table_name = %(table)s))
+ where s.verdict <> 'apply' or s.op = 'd' or s.version <= coalesce(s.base_version, 0)
+    or coalesce((select t.replication_version from {table} t where {same_key}), 0)
+       <> coalesce(s.base_version, 0)
+    or (select b.version from replication.replication_tombstones b
+         where b.table_name = %(table)s
+           and b.record_key = replication.tombstone_key(s.record_key)) > coalesce(s.base_version, 0)
+    or s.version <= (select l.version from replication.tombstone_floors l where l.table_name = %(table)s)
 
 -- name: lock_parents
 -- Locks: parent rows FOR KEY SHARE, as a foreign key's own trigger would. Index: the referenced key.
@@ -203,24 +220,127 @@ update {stage} s
    and coalesce(t.replication_version, 0) < s.version
    and exists (select from {child} c where {child_matches} {and_not_leaving})
 
+-- name: park_blocked
+-- An event whose values of a unique index another row has. A row with an event of its own in the batch
+-- does not count: it goes, or is judged by park_rivals. `and_stays`: with `displace` only a row that is
+-- newer, or has children. Index: the unique one.
+update {stage} s
+   set verdict = 'park', reason = 'unique_conflict', blocked_by = {table_name} || ' ' || {key_text},
+       detail = {unique_name}{or_children_detail}
+  from {table} t
+ where s.verdict = 'apply' and s.op <> 'd' and {same_values} and not ({same_key})
+   and not exists (select from {stage} g where g.verdict = 'apply' and {same_key_of_g})
+   {and_stays}
+
+-- name: park_rivals
+-- Of the events of a batch with the same values one goes on: that of the row which has them already, else
+-- the first; with `displace` the newest, but for a row that has children.
+update {stage} s
+   set verdict = 'park', reason = 'unique_conflict', detail = {unique_name},
+       blocked_by = {table_name} || ' ' || w.owner
+  from (select s.seq, row_number() over w as place, first_value(s.record_key) over w as owner
+          from {stage} s left join {table} t on {same_key}
+         where s.verdict = 'apply' and s.op <> 'd' and {values_set}
+        window w as (partition by {staged_values} order by {rank})) w
+ where w.seq = s.seq and w.place > 1
+
+-- name: lock_displaced
+-- Locks: rows that are to give way, so that no child can come to them.
+select count(*) from (
+  select 1 from {table} t join {stage} s on {same_values}
+   where s.verdict = 'apply' and s.op <> 'd' and not ({same_key})
+     and not exists (select from {stage} g where g.verdict = 'apply' and {same_key_of_g})
+   order by {target_keys} for update of t) locked
+
+-- name: displace
+-- An older row with the same values leaves the table and waits as an event with its own version. Nobody
+-- deleted it, so there is no tombstone. One that has children by now stays; the write fails then, and is
+-- decided again. Index: the unique one.
+with gone as (
+  delete from {table} t using {stage} s
+   where s.verdict = 'apply' and s.op <> 'd' and {same_values} and not ({same_key})
+     and coalesce(t.replication_version, 0) < s.version and not ({has_children})
+     and not exists (select from {stage} g where g.verdict = 'apply' and {same_key_of_g})
+  returning {key_text} as record_key, greatest(t.replication_version, 1) as version, s.record_key as owner,
+            (select row_to_json(r.*) from (select {row_text}) r) as image
+), told as (
+  select *, gen_random_uuid() as event_id from gone
+)
+insert into replication.parked_events as p
+  (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, blocked_by,
+   event)
+select %(topic)s, -1, hashtextextended(record_key, version), event_id, %(table)s, record_key, version,
+       'displaced', {unique_name}, {table_name} || ' ' || owner,
+       convert_to(json_build_object('before', null, 'after', image, 'source', json_build_object(
+         'connector', 'replication_pipeline', 'name', %(contour)s::text, 'contour', %(contour)s::text,
+         'schema', {schema}, 'table', {relation_name}, 'event_id', event_id,
+         'row_version', version::text, 'base_version', null), 'op', 'r')::text, 'UTF8')
+  from told
+on conflict (topic, partition, kafka_offset) do nothing
+
+-- name: leave_early
+-- Deletes come after the upserts; but a row without children whose values an upsert takes goes before.
+delete from {table} t using {stage} s
+ where s.verdict = 'apply' and s.op = 'd' and {same_key} and coalesce(t.replication_version, 0) < s.version
+   and case when ({target_values}) in (select {staged_values_of_g} from {stage} g
+                                        where g.verdict = 'apply' and g.op <> 'd') then not ({has_children}) end
+
+-- name: change_hands
+-- A row that gets other values while an upsert takes its old ones (a swap) is inserted anew. Locked before.
+delete from {table} t using {stage} s
+ where s.verdict = 'apply' and s.op <> 'd' and s.missing_columns is null and {same_key}
+   and coalesce(t.replication_version, 0) < s.version and ({values_differ})
+   and case when ({target_values}) in (select {staged_values_of_g} from {stage} g
+                                        where g.verdict = 'apply' and g.op <> 'd') then true end
+
 -- name: record_conflicts
--- Concurrent: the writer had not seen the version that stands here. A version of a third contour
--- that is newer may well have been made in the light of this one, so only own ones count then.
-with found as (
+-- Each event against what stands before it: the row, its tombstone, or an earlier event of the batch. The
+-- lower version loses. That is a conflict when neither writer had seen the other:
+--   * the incoming one wins, and its base is older than what it replaces;
+--   * the incoming one loses. Kafka keeps the order of a key, so who had seen it would have come behind it.
+--     Of an event that was parked meanwhile, only this contour itself is sure not to have seen it.
+-- No conflict: writes of one contour, two deletes, and an insert above a delete, which uses the key anew.
+-- A write loses once in a contour (index replication_conflicts_loser), so repeats add nothing.
+with judged as (
+  select s.*, s.record_key as its_key,
+         greatest(s.current_version, s.buried_version, s.staged_version) as standing
+    from {stage} s where s.verdict in ('apply', 'skip', 'superseded') and s.op <> 'r'
+), concurrent as (
+  select j.*, j.version > j.standing as wins, j.op = 'd' as deletes,
+         case when j.base_version is null then 'insert' else 'update' end as kind,
+         j.standing is not distinct from j.current_version as stands_here,
+         j.standing is not distinct from j.buried_version as stands_deleted
+    from judged j
+   where j.standing > coalesce(j.base_version, 0) and j.standing <> j.version
+     and j.standing >> 10 > 0 and j.standing & 1023 <> j.version & 1023
+     and (j.version > j.standing
+          or j.reason is null and (not %(again)s or j.standing & 1023 = %(contour_id)s))
+), told as (
+  select s.*, case when s.deletes then 'delete' else s.kind end as incoming_kind,
+         case when s.stands_deleted or b.op = 'd' then 'delete' else s.kind end as standing_kind,
+         case when s.deletes then null else {staged_image} end as incoming_row,
+         case when s.stands_here then (select row_to_json(c.*) from (select {target_image}) c)
+              else b.image end as standing_row
+    from concurrent s
+    left join {table} t on s.stands_here and {same_key}
+    left join lateral (
+      select s.op, case when s.op <> 'd' then {staged_image} end as image from {stage} s
+       where s.record_key = its_key and s.version = standing limit 1
+    ) b on not s.stands_here and not s.stands_deleted
+), decided as (
+  select *, case when wins then standing_kind else incoming_kind end as loser,
+         case when wins then incoming_kind else standing_kind end as winner
+    from told
+), found as (
   insert into replication.replication_conflicts
     (table_name, record_key, event_id, incoming_contour, incoming_version, incoming_base,
-     current_version, winner, incoming_row, current_row)
-  select %(table)s, s.record_key, s.event_id, s.contour, s.version, s.base_version,
-         greatest(s.current_version, s.buried_version),
-         case when s.verdict = 'skip' then 'current' else 'incoming' end,
-         case when s.op <> 'd' then (select row_to_json(i.*) from (select {staged_columns}) i) end,
-         (select row_to_json(c.*) from (select {target_columns}) c where t.replication_version is not null)
-    from {stage} s left join {table} t on {same_key}
-   where s.verdict in ('apply', 'skip') and s.op in ('u', 'd', 'c')
-     and greatest(s.current_version, s.buried_version) > coalesce(s.base_version, 0)
-     and greatest(s.current_version, s.buried_version) <> s.version
-     and (s.base_version is not null or s.current_version is not null)
-     and (s.verdict = 'apply' or greatest(s.current_version, s.buried_version) & 1023 = %(contour_id)s)
+     current_version, winner, reason, incoming_row, current_row)
+  select %(table)s, record_key, event_id, contour, version, base_version, standing,
+         case when wins then 'incoming' else 'current' end, loser || '_' || winner,
+         incoming_row, standing_row
+    from decided
+   where loser <> 'delete' or winner = 'update'
+  on conflict do nothing
   returning 1
 )
 select count(*) from found
@@ -287,17 +407,31 @@ delete from {table} t using {stage} s
 -- name: park_staged
 -- The parked ones with their place in Kafka, taken from the batch by position.
 insert into replication.parked_events as p
-  (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, event)
+  (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, blocked_by,
+   event)
 select m.topic, m.partition, m.kafka_offset, s.event_id, %(table)s, s.record_key, s.version, s.reason,
-       s.detail, m.event
+       s.detail, s.blocked_by, m.event
   from {stage} s
   join unnest(%(seqs)s::bigint[], %(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[],
               %(events)s::bytea[]) as m(seq, topic, partition, kafka_offset, event) on m.seq = s.seq
  where s.verdict = 'park'
 on conflict (topic, partition, kafka_offset) do update
-   set reason = excluded.reason, detail = excluded.detail, attempts = p.attempts + 1,
-       retried_at = clock_timestamp()
+   set reason = case when (p.reason, excluded.reason) = ('displaced', 'unique_conflict') then p.reason
+                     else excluded.reason end,
+       detail = excluded.detail, blocked_by = excluded.blocked_by,
+       attempts = p.attempts + 1, retried_at = clock_timestamp()
 returning p.id
+
+-- name: park_homeless
+-- Events of tables that are configured and not set up here: kept until they are.
+insert into replication.parked_events as p
+  (topic, partition, kafka_offset, table_name, reason, detail, event)
+select m.topic, m.partition, m.kafka_offset, m.table_name, 'missing_table', m.table_name, m.event
+  from unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(tables)s::text[],
+              %(events)s::bytea[]) as m(topic, partition, kafka_offset, table_name, event)
+on conflict (topic, partition, kafka_offset) do update
+   set reason = excluded.reason, detail = excluded.detail, blocked_by = null,
+       attempts = p.attempts + 1, retried_at = clock_timestamp()
 
 -- name: parked_seqs
 select seq, reason from {stage} where verdict = 'park' order by seq
@@ -312,15 +446,15 @@ insert into replication.parked_events as p
   (topic, partition, kafka_offset, table_name, reason, detail, event)
 values (%(topic)s, %(partition)s, %(offset)s, %(table)s, %(reason)s, %(detail)s, %(event)s)
 on conflict (topic, partition, kafka_offset) do update
-   set reason = excluded.reason, detail = excluded.detail, attempts = p.attempts + 1,
-       retried_at = clock_timestamp()
+   set reason = excluded.reason, detail = excluded.detail, blocked_by = null,
+       attempts = p.attempts + 1, retried_at = clock_timestamp()
 
 -- name: claim_parked
 -- Lock: the parked rows, FOR UPDATE SKIP LOCKED, so that several appliers share them. Least recently
 -- tried first, so that no event keeps the others from their turn.
 select id, topic, partition, kafka_offset, event from replication.parked_events
  where table_name = any(%(tables)s::text[]) and reason <> 'malformed'
-   and (%(eagerly)s and reason in ('missing_parent', 'referenced', 'unique_conflict')
+   and (%(eagerly)s and reason in ('missing_parent', 'referenced', 'unique_conflict', 'displaced')
         or retried_at < clock_timestamp() - least(attempts * interval '1 second', interval '1 minute'))
  order by retried_at limit %(limit)s for update skip locked
 

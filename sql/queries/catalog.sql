@@ -2,10 +2,11 @@
 
 -- name: tables
 select r.table_name, r.relation::oid::bigint, n.nspname, c.relname, r.key_columns, r.table_id,
-       replication.table_fingerprint(r.relation)
+       replication.table_fingerprint(r.relation), r.displace, w.key_expression, w.projection
   from replication.replicated_tables r
   join pg_catalog.pg_class c on c.oid = r.relation
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+ cross join lateral replication.whole_row(r.table_id) w
  where r.table_name = any(%(tables)s::text[])
 
 -- name: columns
@@ -20,6 +21,24 @@ select a.attname,
  where a.attrelid = %(relation)s::oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
    and a.attname <> 'replication_version'
  order by a.attnum
+
+-- name: unique_keys
+-- Unique indexes beside the primary key, as far as a row's own columns decide: no partial ones, none of
+-- expressions, generated columns or other collations. Those are noticed when a write fails.
+select i.indrelid::oid::bigint, c.relname,
+       (select array_agg(a.attname::text order by u.position)
+          from unnest(i.indkey) with ordinality u(attnum, position)
+          join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum
+         where u.position <= i.indnkeyatts)
+  from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
+ where i.indrelid = any(%(relations)s::oid[]) and i.indisunique and not i.indisprimary and i.indislive
+   and i.indpred is null and i.indexprs is null
+   and not exists (
+     select from unnest(i.indkey, i.indcollation) with ordinality u(attnum, collated, position)
+       join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum
+      where u.position <= i.indnkeyatts
+        and (a.attgenerated <> '' or a.attname = 'replication_version' or a.attcollation <> u.collated))
+ order by c.relname
 
 -- name: foreign_keys
 -- Both directions: the keys of this table, and the keys that point at it.

@@ -12,7 +12,7 @@ select 'publish' as side, p.id, p.table_name, p.record_key, p.reason,
          where q.held and hashtext(q.record_key) = hashtext(p.record_key) and q.record_key = p.record_key
            and q.table_name = p.table_name and q.parked_at is null and q.retry_at is null and q.id > p.id)
          as behind,
-       p.payload is not null or p.operation = 'DELETE' as retriable
+       p.payload is not null or p.operation = 'DELETE' as retriable, null::text as blocked_by
   from (select q.*, case when payload is null and operation <> 'DELETE' then 'too_large'
                          else coalesce(substring(last_error from '^([A-Z_0-9]+): '), 'refused') end as reason
           from replication.replication_queue q
@@ -28,7 +28,7 @@ select 'publish' as side, p.id, p.table_name, p.record_key, p.reason,
 -- Remote events that can't be applied here. Index: parked_events_table.
 select 'apply' as side, id, table_name, record_key, reason, detail, attempts, parked_at,
        null::timestamptz as retry_at, event_id, null::text as operation, version,
-       null::bigint as behind, reason <> 'malformed' as retriable
+       null::bigint as behind, reason <> 'malformed' as retriable, blocked_by
   from replication.parked_events
  where (%(table)s::text is null or table_name = %(table)s)
    and (%(reason)s::text is null or lower(reason) = lower(%(reason)s))
@@ -51,12 +51,22 @@ select left(value, %(limit)s), octet_length(value)
   from replication.replication_queue q
  cross join lateral (
    select replication.event_value(q.operation, q.record_key, q.before, q.payload, %(head)s, q.txid,
-                                  q.created_at, q.event_id, q.version, q.base_version, %(sent)s) as value) v
+                                  q.created_at, q.event_id, q.version, q.base_version, q.shape,
+                                  %(sent)s) as value) v
  where q.held and q.id = %(id)s
 
 -- name: image_apply
 -- Index: the primary key.
 select event from replication.parked_events where id = %(id)s
+
+-- name: shapes
+-- The fingerprint of the columns that an event was written with, and that of the table here. Read off our
+-- own events' last bytes. Index: the primary key.
+select substring(encode(substring(p.event from greatest(octet_length(p.event) - 127, 1)), 'escape')
+                 from '"schema_fingerprint":"([0-9a-f]+)"\},"op":"[crud]","ts_ms":[0-9]+\}$'),
+       (select (replication.whole_row(r.table_id)).shape from replication.replicated_tables r
+         where r.table_name = p.table_name)
+  from replication.parked_events p where p.id = %(id)s
 
 -- name: lock_all_shards
 -- Before a row's state is changed, so that no publisher sees half of it. In the order of shards; a
@@ -98,7 +108,8 @@ select 'publish', q.event_id, q.table_name, q.record_key, q.operation, q.version
        case when q.payload is not null or q.operation = 'DELETE'
             then convert_to(replication.event_value(q.operation, q.record_key, q.before, q.payload,
                                                     %(heads)s::jsonb ->> q.table_name, q.txid, q.created_at,
-                                                    q.event_id, q.version, q.base_version, %(sent)s), 'UTF8')
+                                                    q.event_id, q.version, q.base_version, q.shape,
+                                                    %(sent)s), 'UTF8')
             end,
        c.reason, c.detail, q.parked_at, q.attempts, session_user || %(who)s, %(because)s
   from gone q

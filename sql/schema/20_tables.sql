@@ -65,6 +65,7 @@ create table if not exists replication.replicated_tables (
   listed_attnums smallint[],
   granted     text[] not null default '{}',
   capture_truncate boolean not null default false,
+  displace    boolean not null default false,
   fingerprint text not null,
   set_up_at   timestamptz not null default clock_timestamp()
 );
@@ -77,7 +78,8 @@ create table if not exists replication.replicated_tables (
 --          published  published, published_at set
 -- Whoever changes a row's state holds the row of its shard in publish_shards.
 -- `operation` is INSERT, UPDATE, DELETE or SNAPSHOT. `payload` is null for a DELETE, and for a row too
--- large to be written as an event, which is parked from the beginning. Unlike elsewhere no CHECK says
+-- large to be written as an event, which is parked from the beginning. `shape` is the fingerprint of the
+-- table's columns then (shape_of); it lies where alignment left a gap. Unlike elsewhere no CHECK says
 -- so: PostgreSQL parses them anew in every INSERT, and five cost a small transaction 25 µs.
 --
 -- A ring of four partitions: capture writes into the active one, retention empties a whole partition
@@ -110,6 +112,7 @@ create table if not exists replication.replication_queue (
   version      bigint not null,
   base_version bigint,
   shard        smallint not null,
+  shape        integer,
   txid         bigint not null,
   created_at   timestamptz not null default clock_timestamp(),
   published    boolean not null default false,
@@ -149,6 +152,8 @@ do $$ begin
     update replication.replication_queue set held = true where parked_at is not null;
   end if;
 end $$;
+
+alter table replication.replication_queue add column if not exists shape integer;
 
 -- Claims read one shard in id order, and held rows are out of their way; the two monitoring statements
 -- use it as well.
@@ -190,7 +195,8 @@ begin
     add column if not exists listed_attnums smallint[],
     add column if not exists compiled_slot smallint,
     add column if not exists granted text[] not null default '{}',
-    add column if not exists capture_truncate boolean not null default false;
+    add column if not exists capture_truncate boolean not null default false,
+    add column if not exists displace boolean not null default false;
   alter table if exists replication.replication_tombstones add column if not exists long_key text;
 end $$;
 
@@ -258,7 +264,9 @@ create table if not exists replication.consumer_topics (
 
 -- Remote events that can't be applied yet, or at all, with the reason. Tried again by themselves
 -- when the reason may have gone; never dropped. A negative offset is none: the event came by a topic that
--- has been made anew since, where its offset is another event's.
+-- has been made anew since, where its offset is another event's. `blocked_by` is the table and the key of the
+-- row that has the values of a unique index; `displaced` are rows of this database that gave way to such an
+-- event, in the form of events, with partition -1.
 create table if not exists replication.parked_events (
   id           bigint generated always as identity primary key,
   topic        text not null,
@@ -268,9 +276,7 @@ create table if not exists replication.parked_events (
   table_name   text,
   record_key   text,
   version      bigint,
-  reason       text not null check (reason in ('missing_parent', 'referenced', 'clock_skew',
-                 'unknown_column', 'unknown_table', 'unique_conflict', 'constraint', 'bad_value',
-                 'malformed', 'fenced_contour', 'too_old')),
+  reason       text not null,
   detail       text not null default '',
   event        bytea not null,
   attempts     integer not null default 1 check (attempts > 0),
@@ -278,9 +284,17 @@ create table if not exists replication.parked_events (
   retried_at   timestamptz not null default clock_timestamp(),
   unique (topic, partition, kafka_offset)
 );
+alter table replication.parked_events
+  add column if not exists blocked_by text,
+  drop constraint if exists parked_events_reason_check,
+  add constraint parked_events_reason_check check (reason in ('missing_parent', 'referenced', 'clock_skew',
+    'unknown_column', 'unknown_table', 'missing_table', 'unique_conflict', 'displaced', 'constraint',
+    'bad_value', 'malformed', 'fenced_contour', 'too_old'));
 create index if not exists parked_events_table on replication.parked_events (table_name, id);
 
--- Concurrent writes of one row, one of which had to give way, and how it was decided.
+-- Concurrent writes of one row, one of which had to give way, and how it was decided here. `reason` says
+-- what lost and what won: update_delete is an update that lost to a delete. Images hold each column as
+-- PostgreSQL's text; a deleted side has none. `resolution` is the side an operator chose in the end.
 create table if not exists replication.replication_conflicts (
   id               bigint generated always as identity primary key,
   table_name       text not null,
@@ -295,8 +309,25 @@ create table if not exists replication.replication_conflicts (
   current_row      json,
   recorded_at      timestamptz not null default clock_timestamp()
 );
+alter table replication.replication_conflicts
+  add column if not exists reason text check (reason in ('update_update', 'update_delete',
+    'delete_update', 'insert_insert', 'insert_delete')),
+  add column if not exists resolved_at timestamptz,
+  add column if not exists resolved_by text,
+  add column if not exists resolution text check (resolution in ('incoming', 'current'));
 create index if not exists replication_conflicts_age
   on replication.replication_conflicts (recorded_at);
+do $$ begin
+  -- Before version 3 a repeated event could be recorded again.
+  if to_regclass('replication.replication_conflicts_loser') is null then
+    delete from replication.replication_conflicts c using replication.replication_conflicts former
+     where former.id < c.id and former.table_name = c.table_name and former.record_key = c.record_key
+       and least(former.incoming_version, former.current_version) = least(c.incoming_version, c.current_version);
+    -- A write loses once in a contour. md5, as keys may be long.
+    create unique index replication_conflicts_loser on replication.replication_conflicts
+      (table_name, md5(record_key), least(incoming_version, current_version));
+  end if;
+end $$;
 
 -- Counters of every worker, moved in the transaction of each batch, so that they are exact however
 -- a worker ends. Finished workers are folded into one row per role by the cleanup.

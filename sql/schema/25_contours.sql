@@ -64,16 +64,3 @@ create table if not exists replication.tombstone_floors (
   table_name text primary key,
   version    bigint not null check (version > 0)
 );
-
-do $$ begin
-  -- Before version 3 there were fewer reasons.
-  if (select pg_get_constraintdef(oid) from pg_constraint
-       where conrelid = 'replication.parked_events'::regclass and conname = 'parked_events_reason_check')
-     not like '%too_old%' then
-    alter table replication.parked_events drop constraint parked_events_reason_check;
-    alter table replication.parked_events add constraint parked_events_reason_check
-      check (reason in ('missing_parent', 'referenced', 'clock_skew', 'unknown_column', 'unknown_table',
-                        'unique_conflict', 'constraint', 'bad_value', 'malformed', 'fenced_contour',
-                        'too_old'));
-  end if;
-end $$;

@@ -24,6 +24,32 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
     from replication.data_columns(t)
 $$;
 
+-- The fingerprint of the columns that travel: names and types, whatever their order and OIDs, so that equal
+-- tables have it in common everywhere. The sign is always set: eight hexadecimal digits. A constant in the
+-- compiled statements, so it costs nothing at capture and tells of the very shape that a row was written in.
+create or replace function replication.shape_of(t replication.replicated_tables)
+returns integer language sql stable set search_path = pg_catalog, pg_temp as $$
+  select ('x' || left(md5(string_agg(c.attname || ' ' || format_type(a.atttypid, a.atttypmod), ','
+                                     order by c.attname collate "C")), 8))::bit(32)::integer | (1 << 31)
+    from replication.data_columns(t) c
+    join pg_attribute a on a.attrelid = t.relation and a.attnum = c.attnum
+$$;
+
+-- For the applier, which writes rows `t` of a table as events: their key, and all their columns, those that
+-- stay at home included.
+create or replace function replication.whole_row(
+  of_table integer, out key_expression text, out projection text, out shape text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  t replication.replicated_tables := replication.current_table(of_table);
+begin
+  key_expression := replication.key_expression(t, 't');
+  shape := to_hex(replication.shape_of(t));
+  t.include := null;
+  t.exclude := null;
+  projection := replication.projection(t, 't');
+end $$;
+
 -- SQL of the canonical key: a JSON object of the key columns, in key order, no white space.
 create or replace function replication.key_expression(t replication.replicated_tables, alias text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -163,9 +189,10 @@ __buried as (
   do update set version = greatest(s.version, excluded.version), deleted_at = excluded.deleted_at
 )$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
 insert into replication.replication_queue_%1$s
-  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, txid%2$s)
+  (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, shape,
+   txid%2$s)
 select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, %5$s%6$s
+       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
     case when may_lack_image then ', held, parked_at, last_error' else '' end,
@@ -175,7 +202,7 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
        case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
        case when __payload is null and __operation <> 'DELETE'
             then 'the row is too large to be written as an event' end$sql$ else '' end,
-    events)
+    events, replication.shape_of(t))
 $$;
 
 -- The INSERT that queues the changes of one statement.

@@ -1,16 +1,20 @@
 -- Setting a table up for replication, and taking it out again. Both are idempotent.
 
 drop function if exists replication.setup_table_for_replication(regclass, boolean);
+drop function if exists replication.setup_table_for_replication(regclass, boolean, text[], text[], boolean);
 
 -- Captures every change of `relation` from now on, and lets the consumer role write it.
 --   full_before       events of UPDATE and DELETE carry the whole old row, not only its key
 --   include, exclude  the columns that travel, or those that don't; key columns always do. A change of
 --                     other columns only is no event
 --   capture_truncate  TRUNCATE becomes a DELETE of every row; otherwise it is refused
+--   displace          when rows of two keys have the same value of a unique index, the one with the newer
+--                     version lives and the other waits, parked; otherwise whichever came first stays. The
+--                     same in every contour; may be changed at any time
 -- null: as it is, or for a new table false and all columns. Other options than a table has are refused.
 create or replace function replication.setup_table_for_replication(
   relation regclass, full_before boolean default null, include text[] default null,
-  exclude text[] default null, capture_truncate boolean default null)
+  exclude text[] default null, capture_truncate boolean default null, displace boolean default null)
 returns void language plpgsql
 set search_path = pg_catalog, pg_temp set client_min_messages = warning as $$
 declare
@@ -48,6 +52,9 @@ begin
             wanted.exclude, wanted.capture_truncate, '')
     returning * into registered;
   end if;
+  update replication.replicated_tables r
+     set displace = setup_table_for_replication.displace
+   where r.table_id = registered.table_id and r.displace <> setup_table_for_replication.displace;
   perform replication.refresh_capture(registered.table_id);
   perform replication.put_stamps(relation);
   for part in select replication.parts_of(relation) loop

@@ -3,9 +3,12 @@
 -- are few, and the long ones come last, because each `||` copies what stands before it.
 --   head  the constant beginning of `source`: '{"connector":…,"schema":…,"table":…'
 --   sent  milliseconds since 1970: the event's own ts_ms
+drop function if exists replication.event_value(
+  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, bigint);
 create or replace function replication.event_value(
   operation text, record_key text, before json, payload json, head text, txid bigint,
-  created_at timestamptz, event_id uuid, version bigint, base_version bigint, sent bigint)
+  created_at timestamptz, event_id uuid, version bigint, base_version bigint, shape integer,
+  sent bigint)
 returns text language sql stable parallel safe as $$
   select '{"before":' || coalesce(before::text,
                                   case when operation in ('UPDATE', 'DELETE') then record_key else 'null' end)
@@ -15,6 +18,7 @@ returns text language sql stable parallel safe as $$
              || ',"event_id":"' || event_id
              || '","row_version":"' || version
              || coalesce('","base_version":"' || base_version || '"', '","base_version":null')
+             || coalesce(',"schema_fingerprint":"' || to_hex(shape) || '"', '')
              || case operation when 'INSERT' then '},"op":"c","ts_ms":' when 'UPDATE' then '},"op":"u","ts_ms":'
                                when 'DELETE' then '},"op":"d","ts_ms":' else '},"op":"r","ts_ms":' end
              || sent || '}')

@@ -8,7 +8,7 @@ select c.name as contour,
        q.oldest_unpublished_seconds,
        q.parked_publish,
        q.held_publish,
-       (select count(*) from replication.parked_events) as parked_apply,
+       k.parked_apply, k.unique_conflicts,
        w.publishers, w.appliers,
        (select coalesce(sum(greatest(o.high_watermark - o.next_offset, 0)), 0)::bigint
           from replication.consumer_offsets o) as apply_lag_events,
@@ -24,6 +24,10 @@ select c.name as contour,
           count(*) filter (where parked_at is not null) as parked_publish,
           count(*) filter (where held and parked_at is null) as held_publish
      from replication.replication_queue where not published) q
+ cross join lateral (
+   select count(*) as parked_apply,
+          count(*) filter (where reason in ('unique_conflict', 'displaced')) as unique_conflicts
+     from replication.parked_events) k
  cross join lateral (
    -- A worker is alive while its heartbeat is fresh. It comes every 5 s, and within 25 s while
    -- Kafka lets a batch wait.

@@ -42,7 +42,7 @@ grant insert, update, delete on replication.workers, replication.worker_counts
 grant delete on replication.processed_events, replication.replication_conflicts
   to replication_publisher;
 grant execute on function replication.event_value(
-  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, bigint) to replication_publisher;
+  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, integer, bigint) to replication_publisher;
 grant insert on replication.discarded_events to replication_publisher, replication_consumer;
 grant execute on function replication.rotate_queue(interval), replication.refresh_captures(),
   replication.remove_published(interval, integer) to replication_publisher;
@@ -60,8 +60,9 @@ grant insert, update, delete on replication.processed_events, replication.consum
   to replication_consumer;
 -- Its reading of the catalog (sql/queries/catalog.sql).
 grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid),
-  replication.tombstone_key(text), replication.renew_rows(integer, oid[], tid[], bigint[])
-  to replication_consumer;
+  replication.tombstone_key(text), replication.whole_row(integer),
+  replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp),
+  replication.renew_rows(integer, oid[], tid[], bigint[]) to replication_consumer;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$
