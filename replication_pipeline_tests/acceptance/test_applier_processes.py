@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -60,8 +60,11 @@ def write(contour: Contour, number: int) -> None:
 
 
 @contextmanager
-def applier(path: Path, contour: Contour, failpoint: str = "") -> Iterator[Process]:
-    with process(configuration(path, contour, consumer=QUICK), failpoint, "apply") as started:
+def applier(
+    path: Path, contour: Contour, failpoint: str = "", tables: Sequence[str] = TABLES
+) -> Iterator[Process]:
+    config = configuration(path, contour, consumer=QUICK, tables=list(tables))
+    with process(config, failpoint, "apply") as started:
         yield started
 
 
@@ -147,27 +150,34 @@ def test_appliers_come_and_go_while_events_flow(contours: list[Contour], tmp_pat
     """Two at first; one joins, one leaves in order, one is killed, one more joins."""
     a, b = contours
     number = iter(range(1, 10_000))
+    two = ["parents", "notes"]
 
     def busy(count: int) -> bool:
-        """Write on until ``count`` appliers have had their share."""
-        a.run(
-            "insert into notes select g, 'x' from generate_series(%s::int, %s::int) g",
-            *span(next(number)),
-        )
+        """Write to all topics until ``count`` appliers have had their share."""
+        for table in ("parents", "notes"):
+            a.run(
+                f"insert into {table} select g, 'x' from generate_series(%s::int, %s::int) g",
+                *span(next(number)),
+            )
         return sum(done > 0 for done in instances(b).values()) >= count
 
-    with publishing(a.settings), applier(tmp_path, b) as first, applier(tmp_path, b) as second:
+    with (
+        publishing(a.settings),
+        applier(tmp_path, b, tables=two) as first,
+        applier(tmp_path, b, tables=two) as second,
+    ):
         until(lambda: busy(2), "both to work")
-        with applier(tmp_path, b) as third:
+        with applier(tmp_path, b, tables=two) as third:
             until(lambda: busy(3), "the third one to work")
             logs = [*first.end()]
             until(lambda: busy(3), "some more events")
             second.popen.kill()
-            with applier(tmp_path, b) as fourth:
+            with applier(tmp_path, b, tables=two) as fourth:
                 until(lambda: busy(4), "the fourth one to work")
                 until(lambda: read_to_the_end(b, a), "all to be applied")
                 logs += fourth.end() + third.end()
     assert same_rows(contours, "notes")
+    assert same_rows(contours, "parents")
     assert [line for line in logs if line["level"] != "info"] == []
     assert sum(line.get("duplicates", 0) + line.get("parked", 0) for line in logs) == 0
     assert_counters_are_exact(b)
