@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from replication_pipeline.domain.errors import PoisonError
+from replication_pipeline.domain.model import Consumed
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.parked import list_parked
 from replication_pipeline.postgres.status import read_status
@@ -142,6 +143,24 @@ def test_an_event_that_can_not_go_keeps_its_old_value(
     assert same_rows([a, b], "people")
 
 
+def test_within_a_batch_the_row_that_has_the_value_keeps_it(
+    make_contours: MakeContours, people_of: list[People]
+) -> None:
+    """Else the newcomer would keep the owner's own change out, and the owner the newcomer."""
+    both = people(make_contours, people_of, displace=False)
+    a, b = both.contours
+    a.run("insert into people (id, email) values (1, 'same')")
+    owner = take(a)
+    both.give(b, owner)
+    a.run("update people set note = 'changed'")
+    update = take(a)
+    a.run("delete from people; insert into people (id, email) values (2, 'same')")
+    newcomer = [value for value in take(a) if b'"op":"c"' in value]
+    assert both.give(b, [*newcomer, *update]) == 1
+    assert b.run("select id, note from people") == [(1, "changed")]
+    assert [(row[0], row[3]) for row in parked(b)] == [('{"id":2}', 'people {"id":1}')]
+
+
 @pytest.mark.parametrize("columns", ["email", "country, number"])
 def test_displaced_rows_make_the_end_a_function_of_the_versions(
     make_contours: MakeContours, people_of: list[People], columns: str
@@ -221,6 +240,28 @@ def test_a_row_with_children_does_not_give_way(
     both.retry(b)
     assert b.run(ROWS) == [(2, "same")]
     assert parked(b) == [('{"id":1}', "displaced", "people_email_key", 'people {"id":2}')]
+
+
+def test_a_row_that_gets_a_child_in_the_same_batch_does_not_give_way(
+    make_contours: MakeContours, people_of: list[People]
+) -> None:
+    both = people(make_contours, people_of, displace=True)
+    a, b = both.contours
+    a.run("insert into people (id, email) values (1, 'same')")
+    both.give(b, take(a))
+    a.run("insert into pets values (5, 1)")
+    child = take(a)
+    a.run("delete from pets; delete from people; insert into people (id, email) values (2, 'same')")
+    newer = [value for value in take(a) if b'"id":2' in value]
+    pets = Feed(b, "pets")
+    batches = both.feeds["b"].batch(newer), pets.batch(child)
+    whole = Consumed(
+        batches[0].messages + batches[1].messages, batches[0].advances + batches[1].advances
+    )
+    assert pets.inbox.apply(whole).parked == 1
+    pets.close()
+    assert b.run(ROWS) == [(1, "same")]
+    assert b.run("select * from pets")[0][:2] == (5, 1)
 
 
 def test_a_displaced_row_keeps_the_columns_that_stay_at_home(

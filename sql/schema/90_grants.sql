@@ -60,9 +60,9 @@ grant insert, update, delete on replication.processed_events, replication.consum
   to replication_consumer;
 -- Its reading of the catalog (sql/queries/catalog.sql).
 grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid),
-  replication.tombstone_key(text), replication.whole_row(integer),
-  replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp),
-  replication.renew_rows(integer, oid[], tid[], bigint[]) to replication_consumer;
+  replication.tombstone_key(text), replication.renew_rows(integer, oid[], tid[], bigint[]),
+  replication.whole_row(integer),
+  replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp) to replication_consumer;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$
