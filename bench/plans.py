@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,9 @@ LOGGED: Final = "-c " + " -c ".join(
     ]
 )
 _PLAN: Final = re.compile(r"duration: ([\d.]+) ms  plan:\n((?:\t.*\n)+)")
+# What a text leaves open: a parameter, or a part that is filled in before the server sees it.
 _PARAMETER: Final = re.compile(r"%\(\w+\)s")
+_PART: Final = re.compile(r"\{\w+\}")
 _KEPT: Final = 12  # characters of a statement that nobody has named
 
 
@@ -35,6 +38,8 @@ class Plan:
     milliseconds: float
     blocks: int
     """Buffers touched, shared ones, found in memory or not."""
+    rows: int
+    """Rows that its nodes handled, those that were filtered away included: the work it had."""
     nodes: tuple[str, ...]
     """A line for each node, indented by depth."""
 
@@ -50,6 +55,7 @@ def parse(log: str, names: Mapping[str, str]) -> list[Plan]:
                 name=name_of(logged["Query Text"], names),
                 milliseconds=float(match[1]),
                 blocks=_blocks(root),
+                rows=round(_rows(root)),
                 nodes=tuple(_lines(root, depth=0)),
             )
         )
@@ -57,12 +63,21 @@ def parse(log: str, names: Mapping[str, str]) -> list[Plan]:
 
 
 def name_of(statement: str, names: Mapping[str, str]) -> str:
-    """The name of the query whose text the statement is, parameters aside."""
+    """The name of the query whose text the statement is, parameters and parts aside."""
     for name, text in names.items():
-        literals = (re.escape(part.replace("%%", "%")) for part in _PARAMETER.split(text))
-        if re.fullmatch(r"\$\d+".join(literals), statement):
+        if re.fullmatch(_pattern(text), statement, re.DOTALL):
             return name
     return statement.strip()[:_KEPT] + "…"
+
+
+@cache
+def _pattern(text: str) -> str:
+    def literal(part: str) -> str:
+        return re.escape(part.replace("%%", "%").replace("{{", "{").replace("}}", "}"))
+
+    return r"\$\d+".join(
+        ".*?".join(literal(part) for part in _PART.split(piece)) for piece in _PARAMETER.split(text)
+    )
 
 
 def read_from(log: Path, offset: int) -> str:
@@ -73,6 +88,12 @@ def read_from(log: Path, offset: int) -> str:
 
 def _blocks(node: Mapping[str, Any]) -> int:
     return int(node.get("Shared Hit Blocks", 0) + node.get("Shared Read Blocks", 0))
+
+
+def _rows(node: Mapping[str, Any]) -> float:
+    removed = sum(count for what, count in node.items() if what.startswith("Rows Removed by"))
+    own = (node["Actual Rows"] + removed) * node["Actual Loops"]
+    return float(own) + sum(_rows(child) for child in node.get("Plans", ()))
 
 
 def _lines(node: Mapping[str, Any], *, depth: int) -> Iterator[str]:

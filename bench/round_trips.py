@@ -5,10 +5,11 @@ Tracing is slow, so never count and time together.
 
 from __future__ import annotations
 
+import gc
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,19 +25,38 @@ class RoundTrips:
 
 
 @contextmanager
-def counted(connection: Connection[Any]) -> Iterator[RoundTrips]:
-    """Those of ``connection`` while the block runs."""
+def counted(*connections: Connection[Any]) -> Iterator[RoundTrips]:
+    """Those of ``connections`` while the block runs."""
     found = RoundTrips()
+    with ExitStack() as until_done:
+        for connection in connections:
+            until_done.enter_context(_traced(connection, found))
+        yield found
+
+
+@contextmanager
+def _traced(connection: Connection[Any], found: RoundTrips) -> Iterator[None]:
     with tempfile.TemporaryFile() as file:
         connection.pgconn.trace(file.fileno())
         connection.pgconn.set_trace_flags(pq.Trace.SUPPRESS_TIMESTAMPS)
         try:
-            yield found
+            yield
         finally:
             connection.pgconn.untrace()
             file.seek(0)
-            found.count = count(file)
+            found.count += count(file)
 
 
 def count(lines: Any) -> int:
     return sum(1 for line in lines if ASKING.match(line))
+
+
+def connections(application: str | None = None) -> list[Connection[Any]]:
+    """This process's open connections, those of one application name, whoever holds them."""
+    return [
+        found
+        for found in gc.get_objects()
+        if isinstance(found, Connection)
+        and not found.closed
+        and application in (None, found.info.parameter_status("application_name"))
+    ]

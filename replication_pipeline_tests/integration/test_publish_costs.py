@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import psycopg
 import pytest
 
 from bench.round_trips import RoundTrips, counted
 from bench.users import insert
 from replication_pipeline import runtime
-from replication_pipeline.domain.errors import TransientError
-from replication_pipeline.domain.model import BatchResult, WindowTotals
 from replication_pipeline.embedded import EmbeddedKafka
 from replication_pipeline.engine import publish as engine
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline_tests.conftest import LONGEST, Contour
+from replication_pipeline_tests.integration.costs import Batches, wal_bytes
 
 pytestmark = pytest.mark.integration
 
@@ -30,17 +28,6 @@ WARM_UP = 3  # events
 # Begin, look, shards, count, commit, and a claim that may find no more.
 OF_A_TURN = 6
 OF_AN_EMPTY_LOOK = 3 + 4  # begin, look, commit; and whether anything is left, as the window ends
-
-
-@dataclass
-class Batches:
-    counts: list[int] = field(default_factory=list)
-
-    def batch(self, result: BatchResult, totals: WindowTotals) -> None:
-        self.counts.append(result.count)
-
-    def retrying(self, error: TransientError, attempt: int, pause: object) -> None:
-        pytest.fail(f"disturbed: {error}")
 
 
 @dataclass
@@ -77,17 +64,6 @@ def publish(contour: Contour, outbox: PostgresOutbox) -> list[int]:
         )
     assert totals.processed == sum(seen.counts)
     return seen.counts
-
-
-def wal_bytes(session: psycopg.Connection) -> int:
-    """What this session has written so far."""
-    session.rollback()
-    session.execute("select pg_stat_force_next_flush()")
-    session.commit()
-    query = "select wal_bytes::bigint from pg_stat_get_backend_wal(pg_backend_pid())"
-    (written,) = session.execute(query).fetchone() or (0,)
-    session.commit()
-    return int(written)
 
 
 def cost_of_publishing(contour: Contour, outbox: PostgresOutbox) -> Cost:
