@@ -2188,6 +2188,7 @@ GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) 
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) TO replication_consumer;
+GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;

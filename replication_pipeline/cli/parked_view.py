@@ -40,7 +40,7 @@ HINTS: Final = {
     "constraint": "the table's own rules refuse it; tried by itself",
     "bad_value": "a value does not fit the column's type here; tried by itself",
     "fenced_contour": "tried by itself once that contour is admitted (contours admit)",
-    "too_old": "as old as a delete that was forgotten here: write the row again where it came from, or discard",
+    "too_old": "as old as a delete forgotten here: write the row again where it came from, or discard",
     "malformed": "no event of this pipeline: find who wrote it to the topic, then discard it",
 }
 

@@ -61,8 +61,8 @@ grant insert, update, delete on replication.processed_events, replication.consum
 -- Its reading of the catalog (sql/queries/catalog.sql).
 grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid),
   replication.tombstone_key(text), replication.renew_rows(integer, oid[], tid[], bigint[]),
-  replication.whole_row(integer),
   replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp) to replication_consumer;
+grant execute on function replication.whole_row(integer) to replication_consumer, replication_publisher;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$
