@@ -54,7 +54,7 @@ class Plans:
         if {p.table for p in self} != set(current.values()):
             self._by_table = {name: plan(table) for name, table in current.items()}
             for table_plan in self:
-                connection.execute(table_plan.create_stage)
+                connection.execute(table_plan.create_stage, {})  # with parameters, %% is one %
         connection.commit()
         self._due = now + LOOK_EVERY
 
