@@ -38,6 +38,7 @@ class Site:
     rules: Rules
     offsets: list[int]
     skew: int = 0
+    earliest: int = 1  # what the clock shows at least
     rows: dict[int, Row] = field(default_factory=dict)
     buried: dict[int, int] = field(default_factory=dict)
     unsettled: set[int] = field(default_factory=set)
@@ -46,6 +47,9 @@ class Site:
     parked: set[Event] = field(default_factory=set)
     open: dict[int, Event] = field(default_factory=dict)
     highest: dict[int, int] = field(default_factory=dict)
+
+    def clock(self, time: int) -> int:
+        return max(self.earliest, time + self.skew)
 
     # --- local writers ---------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ class World:
             case "restore":
                 self._restore(site)
             case _:
-                self._write(action, site, max(1, self.time + site.skew))
+                self._write(action, site, site.clock(self.time))
 
     def _write(self, action: str, site: Site, clock: int) -> None:
         """Some writes are left open, and keep what they hold until they are committed."""
@@ -179,14 +179,20 @@ class World:
 
     def _restore(self, site: Site) -> None:
         """From the last backup. Before anybody writes again, the log is read from its beginning, own
-        events included: they are what the backup lacks.
+        events included: they are what the backup lacks. From now on the clock stays ahead of them:
+        an own delete may have to wait for a child, and its version would be free to be used again.
         """
         if site.id not in self.backups:
             return
         self.restored = True
         site.restore(self.backups[site.id])
-        for part in self.log:
-            site.apply(part, own=self.rules.replays_own_after_restore)
+        events = [event for part in self.log for event in part]
+        if self.rules.replays_own_after_restore:
+            site.apply([event for event in events if event.contour == site.id], own=True)
+        site.apply(events)
+        site.retry_parked()
+        own = [event.version >> 10 for event in events if event.contour == site.id]
+        site.earliest = max([site.earliest, *(clock + 1 for clock in own)])
         site.offsets = [len(part) for part in self.log]
         self._told(site, "is restored from its backup")
 
@@ -226,7 +232,7 @@ class World:
         leaving = {event.key for event in site.parked if event.op == "d"} | site.unsettled
         for child, parent in PARENT_OF.items():
             if parent in leaving:
-                site.delete(child, max(1, self.time + site.skew))
+                site.delete(child, site.clock(self.time))
         if self.restored:
             living = self._expected()
             site.parked -= {e for e in site.parked if e.op != "d" and e.key not in living}
