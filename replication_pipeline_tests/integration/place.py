@@ -74,18 +74,22 @@ class Place:
     def publish(self) -> list[Carried]:
         return [(event.table, event.value) for event in events(self.outbox)]
 
-    def deliver(self, carried: Sequence[Carried], crash: CrashPoint | None = None) -> bool:
-        """Apply a batch as it is. False if it must come again: a crash, a deadlock."""
-        before = dict(self._offsets)
-        self.hand.batch = self._batch(carried)
+    def deliver(self, carried: Sequence[Carried], crash: CrashPoint | None = None) -> list[Carried]:
+        """Apply a batch as it is. What must come again, after a crash or a deadlock: the contour's own
+        offsets say, as part of a batch may have been committed.
+        """
+        batch = self.hand.batch = self._batch(carried)
         try:
             with crashing(crash) if crash else contextlib.nullcontext():
                 self.cycle()
         except TransientError:
             stored = self.inbox.offsets((topic, 0) for topic in self._offsets)
             self._offsets = {topic: stored.get((topic, 0), 0) for topic in self._offsets}
-            return self._offsets != {t: before.get(t, 0) for t in self._offsets}
-        return True
+        return [
+            one
+            for one, message in zip(carried, batch.messages, strict=True)
+            if message.offset >= self._offsets[message.topic]
+        ]
 
     def retry(self) -> None:
         """Parked events, and deletes that settle; a deadlock leaves them for the next time."""
