@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit simulate bench check format lock snapshot clean
+.PHONY: help setup demo test test-unit simulate chaos mutants bench check format lock snapshot clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ test-unit: $(STAMP)  ## The tests that need no server
 
 simulate: $(STAMP)  ## The rules alone in a million worlds, minutes (SEEDS=1000000, ARGS="--replay 7")
 	$(BIN)/python -m replication_pipeline_tests.simulation --seeds $(or $(SEEDS),1000000) $(ARGS)
+
+chaos: $(STAMP)  ## Real servers under faults, with a report (ARGS="--seconds 3600 --seed 2 --rate 500")
+	$(BIN)/python -m replication_pipeline_tests.chaos --report docs/reliability $(or $(ARGS),--seconds 300)
+
+mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARGS="sweep")
+	$(BIN)/python -m replication_pipeline_tests.mutants $(ARGS)
 
 bench: $(STAMP)  ## Measure, half an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
 	$(BIN)/python -m bench run $(or $(ARGS),all)

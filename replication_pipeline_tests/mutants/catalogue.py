@@ -1,0 +1,217 @@
+"""The mutants of capture, publisher and applier, and what catches each.
+
+Of the usual suspects these do not apply here: Kafka's offsets committed before the database (they are
+never read; instead the database's own are moved too early), a lock row bumped in BEFORE INSERT (there
+is none), a session marker that leaks from a pool (triggers are off by ``session_replication_role``,
+which is set for a transaction), and own events dropped after a failover, or tombstones collected by age
+(the simulator has both).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+INTEGRATION: Final = "replication_pipeline_tests/integration/"
+MACHINE: Final = INTEGRATION + "test_machine.py"
+RACES: Final = INTEGRATION + "test_convergence.py"
+DECISIONS: Final = INTEGRATION + "test_decisions.py"
+APPLY: Final = INTEGRATION + "test_apply.py"
+CAPTURE: Final = INTEGRATION + "test_capture.py"
+
+APPLY_SQL: Final = "sql/queries/apply.sql"
+CLOCK_SQL: Final = "sql/schema/30_clock.sql"
+STATEMENTS_SQL: Final = "sql/schema/41_capture_statements.sql"
+FUNCTIONS_SQL: Final = "sql/schema/42_capture_functions.sql"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """``old`` → ``new`` in ``file``, wherever it stands: ``times`` times."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: tuple[str, ...]
+    times: int = 1
+
+    def change(self, text: str) -> str:
+        """The file with the bug. Raises ``ValueError`` when the text has moved on."""
+        if text.count(self.old) != self.times:
+            raise ValueError(
+                f"mutant {self.name!r}: its text stands {text.count(self.old)} times in {self.file}, "
+                f"not {self.times}"
+            )
+        return text.replace(self.old, self.new)
+
+
+MUTANTS: Final = (
+    # --- versions
+    Mutant(
+        "versions from the transaction's beginning", CLOCK_SQL,
+        "source text default 'clock_timestamp'", "source text default 'transaction_timestamp'",
+        (DECISIONS,),
+    ),
+    Mutant(
+        "no contour in the version", CLOCK_SQL,
+        "contour_id constant integer := (select id from replication.contour);",
+        "contour_id constant integer := 0;", (CAPTURE, DECISIONS),
+    ),
+    Mutant(
+        "an update looks at the clock alone", CLOCK_SQL,
+        """(greatest(%s, (old.replication_version operator(pg_catalog.>>) 10)
+          operator(pg_catalog.+) 1)""",
+        "(%s", (DECISIONS, MACHINE), times=2,
+    ),
+    Mutant(
+        "a delete looks at the clock alone", CLOCK_SQL,
+        "(greatest(%s, (predecessor operator(pg_catalog.>>) 10) operator(pg_catalog.+) 1)",
+        "(%s", (DECISIONS, MACHINE),
+    ),
+    Mutant(
+        "version + 1, in the contour's bits", CLOCK_SQL,
+        """(greatest(%s, (old.replication_version operator(pg_catalog.>>) 10)
+          operator(pg_catalog.+) 1) operator(pg_catalog.<<) 10) operator(pg_catalog.|)"""
+        """ %s::pg_catalog.int8""",
+        """greatest((%s operator(pg_catalog.<<) 10) operator(pg_catalog.|) %s::pg_catalog.int8,
+          old.replication_version operator(pg_catalog.+) 1)""",
+        (DECISIONS, MACHINE), times=2,
+    ),
+    Mutant(
+        "inserts are not lifted above their tombstones", STATEMENTS_SQL,
+        "and (c.__forged or c.__version >> 10 < c.__lifted_clock)", "and c.__forged",
+        (DECISIONS, MACHINE),
+    ),
+    # --- capture
+    Mutant(
+        "a key move is one event", STATEMENTS_SQL,
+        "    changes := format(\n"
+        "      'select * from (%s) c where c.__operation <> ''DELETE'' or not exists",
+        "    changes := format(\n"
+        "      'select * from (%s) c where c.__operation <> ''DELETE'' and not exists",
+        (MACHINE,),
+    ),
+    Mutant(
+        "cascades are not captured", FUNCTIONS_SQL,
+        "  if pg_trigger_depth() > 1 then\n", "  if pg_trigger_depth() > 1 then\n    return null;\n",
+        (MACHINE, CAPTURE),
+    ),
+    Mutant(
+        "images by to_jsonb", STATEMENTS_SQL,
+        "case when in_line then 'row_to_json(__image.*)'",
+        "case when in_line then 'to_jsonb(__image.*)::json'",
+        (INTEGRATION + "test_types.py",),
+    ),
+    Mutant(
+        "event ids from the queue's numbers alone", FUNCTIONS_SQL,
+        "seed := to_hex(replication.clock() >> 4) ||", "seed := lpad('', 12, '0') ||",
+        (DECISIONS,), times=3,
+    ),
+    # --- publishing
+    Mutant(
+        "a high-water mark decides what is claimed",
+        "replication_pipeline/postgres/low_water.py",
+        "if row is not None and row[0] > self._pending[1]:", "if row is not None:",
+        (INTEGRATION + "test_low_water.py",),
+    ),
+    Mutant(
+        "marked before Kafka has acknowledged", "replication_pipeline/engine/publish.py",
+        """            try:
+                deliveries = self._wait(flight)
+""",
+        """            try:
+                self._settle(claim, Deliveries(), began)
+                self.cycle.outbox.commit(self.results)
+                deliveries = self._wait(flight)
+""",
+        ("replication_pipeline_tests/acceptance/test_publisher_processes.py",),
+    ),
+    Mutant(
+        "a refused event counts as delivered", "replication_pipeline/engine/publish.py",
+        "    if not deliveries.refused and not held:\n", "    if True:\n",
+        (INTEGRATION + "test_publish.py",),
+    ),
+    Mutant(
+        "rows are claimed without their shards", "sql/queries/outbox.sql",
+        " limit %(share)s for update skip locked", " limit %(share)s",
+        (INTEGRATION + "test_publish.py", INTEGRATION + "test_publishers_together.py"),
+    ),
+    # --- applying
+    Mutant(
+        "decided without tombstones", APPLY_SQL,
+        "greatest(f.current_version, f.buried_version, 0)", "coalesce(f.current_version, 0)",
+        (MACHINE,),
+    ),
+    Mutant(
+        "the last of a batch instead of the newest", APPLY_SQL,
+        "   order by {record_keys}, f.version desc, f.seq desc",
+        "   order by {record_keys}, f.seq desc", (MACHINE,),
+    ),
+    Mutant(
+        "equal versions are applied again", APPLY_SQL,
+        "case when s.version <= greatest(", "case when s.version < greatest(", (DECISIONS,),
+    ),
+    Mutant(
+        "checked, then written, without locks", APPLY_SQL,
+        " where coalesce(t.replication_version, 0) < excluded.replication_version", "",
+        (RACES,),
+    ),
+    Mutant(
+        "rows are not locked before the decision", APPLY_SQL,
+        " order by {target_keys} for update of t) locked", " order by {target_keys}) locked",
+        (RACES,),
+    ),
+    Mutant(
+        "applied changes fire triggers", APPLY_SQL,
+        "select set_config('session_replication_role', 'replica', true)",
+        "select set_config('session_replication_role', 'origin', true)", (MACHINE,),
+    ),
+    Mutant(
+        "own events are applied", APPLY_SQL,
+        "select * from well_formed where contour <> %(contour)s",
+        "select * from well_formed where contour <> '' or %(contour)s = ''", (APPLY,),
+    ),
+    Mutant(
+        "offsets are set without comparing", APPLY_SQL,
+        """   where o.next_offset = (select w.expected from wanted w
+                           where w.topic = o.topic and w.partition = o.partition)
+""",
+        "", (APPLY,),
+    ),
+    Mutant(
+        "offsets move in a transaction of their own", "replication_pipeline/postgres/inbox.py",
+        """            self._advance(connection, batch.advances)
+            parts =""",
+        """            self._advance(connection, batch.advances)
+            connection.commit()
+            self._begin(connection)
+            parts =""",
+        (MACHINE,),
+    ),
+    Mutant(
+        "no sweep of rows deleted meanwhile", APPLY_SQL,
+        "and {same_key} and b.version >= coalesce(t.replication_version, 0)",
+        "and false and {same_key}", (RACES,),
+    ),
+    Mutant(
+        "deletes do not settle", APPLY_SQL,
+        "nullif(s.record_key, k.record_key), s.version, s.current_version is null",
+        "nullif(s.record_key, k.record_key), s.version, false", (APPLY, RACES),
+    ),
+    Mutant(
+        "deletes leave no tombstone", APPLY_SQL,
+        " where s.verdict = 'apply' and s.op = 'd' order by k.record_key",
+        " where false and s.op = 'd' order by k.record_key", (MACHINE,),
+    ),
+    Mutant(
+        "children are applied without their parent", APPLY_SQL,
+        " where s.verdict = 'apply' and s.op <> 'd' and {child_columns_set}",
+        " where false and s.op <> 'd' and {child_columns_set}", (MACHINE,),
+    ),
+    Mutant(
+        "parents are deleted under their children", APPLY_SQL,
+        " where s.verdict = 'apply' and s.op = 'd' and {same_key}\n   and exists (select from {child}",
+        " where false and s.op = 'd' and {same_key}\n   and exists (select from {child}", (MACHINE,),
+    ),
+)  # fmt: skip
