@@ -1,0 +1,212 @@
+"""Faults. Each begins, lasts, and undoes itself; a random few of them take turns, and may overlap.
+
+A fault of a server holds that server's lock, so that no two of them fight over its processes. What a
+nemesis reports is what it did; one that found nothing to do reports nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import psycopg
+
+from replication_pipeline.domain.names import topic_for
+from replication_pipeline_tests.chaos.kafka_log import AWAY, inject, some_old
+from replication_pipeline_tests.chaos.stack import PARTITIONS, Role, Stack
+from replication_pipeline_tests.chaos.workload import HOT
+
+CLOCKS: Final = ("-1 hour", "-5 seconds", "-100 milliseconds", "100 milliseconds", "5 seconds", "0")
+
+
+@dataclass
+class Field:
+    """What a nemesis may do things to. ``over`` ends every fault early."""
+
+    stack: Stack
+    chance: random.Random
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, low: float, high: float) -> None:
+        self.over.wait(self.chance.uniform(low, high))
+
+
+def signal_worker(
+    role: Role, number: signal.Signals, pause: tuple[float, float] | None = None
+) -> Callable[[Field], bool]:
+    """Send ``number`` to some worker; one that is stopped goes on after ``pause``."""
+
+    def strike(at: Field) -> bool:
+        worker = at.chance.choice([w for w in at.stack.workers if w.role == role])
+        process = worker.process
+        worker.send(number)
+        if pause is not None:
+            at.wait(*pause)
+            if process.alive:
+                process._popen.send_signal(signal.SIGCONT)
+        return True
+
+    return strike
+
+
+def kill_postgres(at: Field) -> bool:
+    contour = at.chance.choice(at.stack.contours)
+    if not contour.lock.acquire(blocking=False):
+        return False
+    try:
+        contour.server.kill()
+        at.wait(0.2, 1.5)
+        contour.server.start()
+    finally:
+        contour.lock.release()
+    return True
+
+
+def kill_kafka(at: Field) -> bool:
+    if not at.stack.kafka_lock.acquire(blocking=False):
+        return False
+    try:
+        at.stack.kafka.kill()
+        at.wait(0.2, 1.5)
+        at.stack.kafka.start()
+    finally:
+        at.stack.kafka_lock.release()
+    return True
+
+
+def cut_network(at: Field) -> bool:
+    """Connections are reset, new ones are refused."""
+    network = _some_network(at)
+    network.cut()
+    at.wait(0.3, 2)
+    network.mend()
+    return True
+
+
+def freeze_network(at: Field) -> bool:
+    """Nothing passes, and nobody is told."""
+    network = _some_network(at)
+    network.freeze()
+    at.wait(1, 5)
+    network.mend()
+    return True
+
+
+def slow_network(at: Field) -> bool:
+    network = _some_network(at)
+    network.delay = at.chance.uniform(0.005, 0.05)
+    at.wait(1, 4)
+    network.delay = 0.0
+    return True
+
+
+def _some_network(at: Field) -> Any:
+    return at.chance.choice(
+        [at.stack.kafka_network, *(contour.network for contour in at.stack.contours)]
+    )
+
+
+def jump_clock(at: Field) -> bool:
+    """The contour's clock stays wrong until the next jump."""
+    contour = at.chance.choice(at.stack.contours)
+    with contour.session(autocommit=True) as connection:
+        connection.execute("set lock_timeout = '2s'")
+        connection.execute(
+            "select replication.install_clock(%s::interval)", (at.chance.choice(CLOCKS),)
+        )
+    return True
+
+
+def hold_snapshot(at: Field) -> bool:
+    contour = at.chance.choice(at.stack.contours)
+    with contour.session() as connection:
+        connection.execute("set transaction isolation level repeatable read")
+        connection.execute("select count(*) from register")
+        at.wait(2, 6)
+        connection.rollback()
+    return True
+
+
+def lock_rows(at: Field) -> bool:
+    """Hot rows are held, as by a report that forgot to commit."""
+    contour = at.chance.choice(at.stack.contours)
+    with contour.session() as connection:
+        connection.execute("set lock_timeout = '2s'")
+        connection.execute(
+            "select from register where id <= %s order by id for update", (HOT // 2,)
+        )
+        at.wait(1, 4)
+        connection.rollback()
+    return True
+
+
+def repeat_events(at: Field) -> bool:
+    """Old events come once more, behind newer ones."""
+    stack = at.stack
+    bootstrap = f"127.0.0.1:{stack.kafka_network.port}"
+    topics = [
+        topic_for(t, prefix=stack.contours[0].settings.kafka.topic_prefix) for t in stack.tables
+    ]
+    old = some_old(bootstrap, topics, PARTITIONS, at.chance, 100)
+    return inject(bootstrap, [replace(record, injected=b"repeat") for record in old]) > 0
+
+
+NEMESES: Final[dict[str, Callable[[Field], bool]]] = {
+    "publisher kill -9": signal_worker("publish", signal.SIGKILL),
+    "publisher SIGTERM": signal_worker("publish", signal.SIGTERM),
+    "publisher stands still": signal_worker("publish", signal.SIGSTOP, (1, 7)),
+    "applier kill -9": signal_worker("apply", signal.SIGKILL),
+    "applier SIGTERM": signal_worker("apply", signal.SIGTERM),
+    "applier stands still": signal_worker("apply", signal.SIGSTOP, (1, 7)),
+    "PostgreSQL kill -9": kill_postgres,
+    "Kafka kill -9": kill_kafka,
+    "network cut": cut_network,
+    "network frozen": freeze_network,
+    "network slow": slow_network,
+    "clock jumps": jump_clock,
+    "held snapshot": hold_snapshot,
+    "row locks": lock_rows,
+    "events repeated": repeat_events,
+}
+
+
+@dataclass
+class Nemeses:
+    """Lets faults loose for a while. ``done`` counts them by name."""
+
+    stack: Stack
+    chance: random.Random
+    pause: float
+    done: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def rage(self, seconds: float, kinds: Sequence[str] | None = None) -> None:
+        """Some kinds take turns for ``seconds``; when this returns, all are undone."""
+        over = threading.Event()
+        chosen = kinds or self.chance.sample(sorted(NEMESES), k=min(8, len(NEMESES)))
+        timer = threading.Timer(seconds, over.set)
+        timer.start()
+        running: list[threading.Thread] = []
+        while not over.wait(self.chance.uniform(0.5, 1.5) * self.pause):
+            name = self.chance.choice(chosen)
+            at = Field(self.stack, random.Random(self.chance.random()), over)
+            thread = threading.Thread(target=self._strike, args=(name, at), daemon=True)
+            thread.start()
+            running.append(thread)
+        for thread in running:
+            thread.join(120)
+        timer.cancel()
+
+    def _strike(self, name: str, at: Field) -> None:
+        try:
+            if NEMESES[name](at):
+                self.done[name] += 1
+        except (psycopg.Error, *AWAY):
+            pass  # what it wanted to hurt was down already
+        except Exception as error:  # noqa: BLE001  told in the report: the harness itself is broken
+            self.failures.append(f"{name}: {error!r}")
