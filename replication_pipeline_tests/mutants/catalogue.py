@@ -14,7 +14,7 @@ from typing import Final
 
 INTEGRATION: Final = "replication_pipeline_tests/integration/"
 MACHINE: Final = INTEGRATION + "test_machine.py"
-RACES: Final = INTEGRATION + "test_convergence.py"
+RACES: Final = INTEGRATION + "test_apply_races.py"
 DECISIONS: Final = INTEGRATION + "test_decisions.py"
 APPLY: Final = INTEGRATION + "test_apply.py"
 CAPTURE: Final = INTEGRATION + "test_capture.py"
@@ -145,12 +145,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the last of a batch instead of the newest", APPLY_SQL,
-        "   order by {record_keys}, f.version desc, f.seq desc",
-        "   order by {record_keys}, f.seq desc", (MACHINE,),
+        "over (same_key order by s.version desc, s.seq desc) as rank",
+        "over (same_key order by s.seq desc) as rank", (MACHINE,),
     ),
     Mutant(
         "equal versions are applied again", APPLY_SQL,
-        "case when s.version <= greatest(", "case when s.version < greatest(", (DECISIONS,),
+        "when s.version <= greatest(", "when s.version < greatest(", (DECISIONS,),
     ),
     Mutant(
         "checked, then written, without locks", APPLY_SQL,
@@ -159,7 +159,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         "rows are not locked before the decision", APPLY_SQL,
-        " order by {target_keys} for update of t) locked", " order by {target_keys}) locked",
+        """ join {stage} s on {same_key} where s.verdict = 'apply'
+   order by {target_keys} for update of t) locked""",
+        """ join {stage} s on {same_key} where s.verdict = 'apply'
+   order by {target_keys}) locked""",
         (RACES,),
     ),
     Mutant(
@@ -169,8 +172,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "own events are applied", APPLY_SQL,
-        "select * from well_formed where contour <> %(contour)s",
-        "select * from well_formed where contour <> '' or %(contour)s = ''", (APPLY,),
+        "where i.well_formed and i.contour <> %(contour)s",
+        "where i.well_formed and (true or i.contour <> %(contour)s)", (APPLY, MACHINE),
     ),
     Mutant(
         "offsets are set without comparing", APPLY_SQL,
@@ -182,11 +185,13 @@ MUTANTS: Final = (
     Mutant(
         "offsets move in a transaction of their own", "replication_pipeline/postgres/inbox.py",
         """            self._advance(connection, batch.advances)
-            parts =""",
+            failpoint("offsets_advanced")
+""",
         """            self._advance(connection, batch.advances)
             connection.commit()
             self._begin(connection)
-            parts =""",
+            failpoint("offsets_advanced")
+""",
         (MACHINE,),
     ),
     Mutant(
