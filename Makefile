@@ -44,7 +44,7 @@ chaos: $(STAMP)  ## Real servers under faults, with a report (ARGS="--seconds 36
 mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARGS="sweep")
 	$(BIN)/python -m replication_pipeline_tests.mutants $(ARGS)
 
-bench: $(STAMP)  ## Measure, half an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
+bench: $(STAMP)  ## Measure, an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
 	$(BIN)/python -m bench run $(or $(ARGS),all)
 
 check: $(STAMP)  ## Format, lint, types, layers

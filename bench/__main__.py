@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 
 from bench import results
+from bench.apply import Apply
 from bench.capture import Capture
+from bench.end_to_end import EndToEnd
 from bench.explain_capture import CaptureSplit
 from bench.publish import Publish
 from bench.publish_idle import PublishIdle
@@ -20,6 +22,7 @@ from bench.queue_health import QueueHealth
 from bench.report import show
 from bench.results import Result
 from bench.server import running
+from bench.subjects import SUBJECTS
 from replication_pipeline.embedded import EmbeddedPostgres
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, add_completion=False)
@@ -33,6 +36,9 @@ PUBLISH: Final = Publish()
 LATENCY: Final = PublishLatency()
 IDLE: Final = PublishIdle()
 PUBLISH_SPLIT: Final = PublishSplit()
+APPLY: Final = Apply()
+APPLY_FAMILY: Final = Apply(tables=5)
+END_TO_END: Final = EndToEnd()
 
 Programs = Annotated[
     Path | None,
@@ -49,7 +55,14 @@ Depths = Annotated[list[int], typer.Option("--depth", min=1, help="Events waitin
 Events = Annotated[int, typer.Option(min=1000, help='Of the "hour"; 1800000 are 500/s.')]
 Queued = Annotated[int, typer.Option("--events", min=1, help="Events in the queue.")]
 Rate = Annotated[float, typer.Option(min=1, help="Transactions a second.")]
+Rates = Annotated[
+    list[float], typer.Option("--rate", min=1, help="Transactions a second; repeatable.")
+]
 Long = Annotated[int, typer.Option("--seconds", min=1, help="Of each measurement.")]
+Replicated = Annotated[int, typer.Option("--events", min=100, help="In the topics; hundreds.")]
+Tables = Annotated[
+    int, typer.Option(help=f"Of {' or '.join(map(str, SUBJECTS))}; several have foreign keys.")
+]
 Batch = Annotated[int, typer.Option(min=1, help="Events of one claim.")]
 
 
@@ -160,10 +173,44 @@ def _publish_idle(
     show(Console(), measure(PublishIdle(seconds=seconds, rounds=rounds), postgres, directory))
 
 
+@run.command("apply")
+def _apply(
+    *,
+    events: Replicated = APPLY.events,
+    rounds: Rounds = APPLY.rounds,
+    tables: Tables = APPLY.tables,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How fast a full topic is applied, and at what cost."""
+    if tables not in SUBJECTS or events % 100:
+        raise typer.BadParameter("--tables is 1 or 5, and --events a multiple of 100")
+    scenario = Apply(events=events, rounds=rounds, tables=tables)
+    show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("end-to-end")
+def _end_to_end(
+    *,
+    events: Queued = END_TO_END.events,
+    rate: Rates = [*END_TO_END.rates],  # noqa: B006  typer copies it
+    seconds: Long = END_TO_END.seconds,
+    rounds: Rounds = END_TO_END.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """From a commit in one database to the row in another."""
+    scenario = EndToEnd(events=events, rates=tuple(rate), seconds=seconds, rounds=rounds)
+    show(Console(), measure(scenario, postgres, directory))
+
+
 @run.command("all")
 def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
-    scenarios: list[Scenario] = [CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE]
+    scenarios: list[Scenario] = [
+        *(CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE),
+        *(APPLY, APPLY_FAMILY, END_TO_END),
+    ]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]
     show(Console(), [result for one in found for result in one])
 

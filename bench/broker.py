@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from bench.contestants.ours import contour_settings
-from bench.publishers.base import users_topic
+from replication_pipeline.domain.names import consumer_group, topic_for
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 from replication_pipeline.kafka.client import admin_client
 from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.settings import KafkaSettings, LoggingSettings, Settings
+
+LONGEST_JOIN: Final = 60.0  # seconds
 
 
 @contextlib.contextmanager
@@ -24,9 +28,11 @@ def running_broker(server: EmbeddedPostgres) -> Iterator[EmbeddedKafka]:
 
 
 @contextlib.contextmanager
-def topics_for(broker: EmbeddedKafka, dsn: str) -> Iterator[Settings]:
-    """Default settings for one measurement, with a new topic that is deleted afterwards."""
-    settings = contour_settings(dsn).model_copy(
+def topics_for(
+    broker: EmbeddedKafka, dsn: str, tables: Sequence[str] = ("users",)
+) -> Iterator[Settings]:
+    """Default settings for one measurement, with new topics that are deleted afterwards."""
+    settings = contour_settings(dsn, tables=tables).model_copy(
         update={
             "kafka": KafkaSettings(
                 bootstrap_servers=broker.bootstrap_servers,
@@ -35,18 +41,30 @@ def topics_for(broker: EmbeddedKafka, dsn: str) -> Iterator[Settings]:
             "logging": LoggingSettings(level="warning"),
         }
     )
-    ensure_topics(settings, ["users"])
+    ensure_topics(settings, [*tables])
     admin = admin_client(settings.kafka)
     try:
         yield settings
     finally:
-        for future in admin.delete_topics([users_topic(settings)]).values():
+        for future in admin.delete_topics(topics_of(settings)).values():
             future.result(20)
 
 
+def users_topic(settings: Settings) -> str:
+    return topic_for("users", prefix=settings.kafka.topic_prefix)
+
+
+def topics_of(settings: Settings) -> list[str]:
+    prefix = settings.kafka.topic_prefix
+    return [topic_for(table, prefix=prefix) for table in settings.tables]
+
+
 def partitions_of(settings: Settings) -> list[TopicPartition]:
-    topic = users_topic(settings)
-    return [TopicPartition(topic, number) for number in range(settings.kafka.partitions)]
+    return [
+        TopicPartition(topic, number)
+        for topic in topics_of(settings)
+        for number in range(settings.kafka.partitions)
+    ]
 
 
 def messages_in(settings: Settings) -> int:
@@ -59,3 +77,24 @@ def messages_in(settings: Settings) -> int:
     finally:
         consumer.close()
     return sum(high - low for low, high in ranges)
+
+
+def other_contour(settings: Settings, dsn: str) -> Settings:
+    """Default settings of contour ``b``, which reads the topics of ``settings``."""
+    other = contour_settings(dsn, name="b", number=2, tables=settings.tables)
+    return other.model_copy(update={"kafka": settings.kafka, "logging": settings.logging})
+
+
+def wait_until_shared_out(settings: Settings, members: int) -> None:
+    """Until the contour's group has so many members, and each partition belongs to one of them."""
+    group, wanted = consumer_group(settings.contour.name), len(partitions_of(settings))
+    admin = admin_client(settings.kafka)
+    deadline = time.monotonic() + LONGEST_JOIN
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        with contextlib.suppress(KafkaException):  # a new broker has no coordinator at first
+            description = admin.describe_consumer_groups([group])[group].result(20)
+            shares = [len(member.assignment.topic_partitions) for member in description.members]
+            if len(shares) == members and all(shares) and sum(shares) == wanted:
+                return
+    raise RuntimeError(f"{group}: not shared out among {members} in {LONGEST_JOIN:g} s")

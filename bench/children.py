@@ -6,6 +6,7 @@ of that process (Linux).
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 import traceback
 from collections.abc import Callable
@@ -15,8 +16,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Final, Self
 
-from bench.publishers.base import PROCESSES
-
+PROCESSES: Final = multiprocessing.get_context("spawn")  # a fork would copy librdkafka's threads
 LONGEST: Final = 900.0  # seconds for which a child may be silent
 
 

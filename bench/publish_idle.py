@@ -19,15 +19,14 @@ from bench.children import Child, cpu_seconds
 from bench.contestants.ours import Ours
 from bench.database import copy_of, make_template
 from bench.measure import rotated, warm_up
-from bench.publish import Connected, publish_in_child
-from bench.publishers.base import Progress, Publisher
 from bench.publishers.ours import connected, ours
 from bench.results import Recorder, Result, recorder
+from bench.workers import Connected, Progress, Worker, work_in_child
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 
 SERVER: Final[Mapping[str, str]] = {"autovacuum": "on"}
 SETTLING: Final = 5  # seconds; pauses reach their longest, one second, after two
-WAYS: Final[Mapping[str, Publisher]] = {"connected": connected, "ours": ours}
+WAYS: Final[Mapping[str, Worker]] = {"connected": connected, "ours": ours}
 AIM: Final = 0.5  # % of one core
 
 
@@ -69,11 +68,12 @@ class PublishIdle:
             with psycopg.connect(dsn, autocommit=True) as application:
                 warm_up(application)
             progress = Progress(None)
-            with Child(publish_in_child, WAYS[name], settings, progress, False) as publisher:
+            with Child(work_in_child, WAYS[name], settings, progress, False) as publisher:
                 ready: Connected = publisher.receive()
                 publisher.send()
                 time.sleep(SETTLING)
-                pids = {"process": publisher.pid, "backend": ready.backend}
+                (backend,) = ready.backends
+                pids = {"process": publisher.pid, "backend": backend}
                 began = time.monotonic()
                 used = {part: cpu_seconds(pid) for part, pid in pids.items()}
                 time.sleep(self.seconds)

@@ -10,62 +10,42 @@ producer itself, and the publisher beside it has nothing to do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import ClassVar, Final
 
-import psycopg
 from confluent_kafka import Consumer, Producer
 from rich.console import Console
 
-from bench import users
-from bench.broker import partitions_of, running_broker, topics_for
+from bench.broker import partitions_of, running_broker, topics_for, users_topic
 from bench.children import Child
 from bench.contestants.ours import Ours
 from bench.database import copy_of, make_template
-from bench.measure import rotated, warm_up
-from bench.publish import publish_in_child
-from bench.publishers.base import Progress, users_topic
+from bench.measure import rotated
+from bench.pacing import (
+    LAST_ARRIVAL,
+    WARM_UP_SECONDS,
+    Moments,
+    Paced,
+    Write,
+    Writer,
+    committing,
+    figures,
+    rows_of,
+    write_in_child,
+)
 from bench.publishers.ours import ours
 from bench.results import Recorder, Result, recorder
-from replication_pipeline.domain.model import percentile
+from bench.workers import Progress, work_in_child
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 from replication_pipeline.kafka.producer import producer_options
 from replication_pipeline.settings import Settings
 
 SERVER: Final[Mapping[str, str]] = {"autovacuum": "on"}
-WARM_UP_SECONDS: Final = 2  # of the same pace, before each measurement
 OURS, NO_DATABASE = "ours", "no database"
-RANKS: Final = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 AIMS: Final = {"p50": 4.0, "p99": 12.0}  # milliseconds
-LAST_ARRIVAL: Final = 30.0  # seconds that the consumer waits for an event
-
-Moments = dict[int, float]
-"""Seconds since 1970 by row id."""
-Write = Callable[[int], float]
-"""Writes a row; returns when that was done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Paced:
-    written: Moments
-    late: list[float]
-    """Seconds that each write began after its time."""
-
-
-@contextmanager
-def committing(settings: Settings) -> Iterator[Write]:
-    """An application; an event's time starts when its commit has returned."""
-    with psycopg.connect(settings.postgres.dsn.get_secret_value(), autocommit=True) as connection:
-        warm_up(connection)
-
-        def write(number: int) -> float:
-            connection.execute(users.insert(number, number))
-            return time.time()
-
-        yield write
 
 
 @contextmanager
@@ -84,31 +64,7 @@ def producing(settings: Settings) -> Iterator[Write]:
     producer.flush(20)
 
 
-WRITERS: Final = {NO_DATABASE: producing, OURS: committing}
-
-
-def pace(write: Write, first: int, count: int, rate: float) -> Paced:
-    """One write each ``1 / rate`` seconds. A late one does not shift those behind it."""
-    written, late, began = {}, [], time.monotonic()
-    for position in range(count):
-        due = began + position / rate
-        pause = due - time.monotonic()
-        if pause > 0:
-            time.sleep(pause)
-        late.append(time.monotonic() - due)
-        written[first + position] = write(first + position)
-    return Paced(written, late)
-
-
-def write_in_child(pipe: Pipe, name: str, settings: Settings, rate: float, seconds: int) -> None:
-    """Says that it is ready, waits for the word, writes, sends ``Paced``."""
-    with WRITERS[name](settings) as write:
-        pipe.send("ready")
-        pipe.recv()
-        warm = round(rate * WARM_UP_SECONDS)
-        pace(write, 1, warm, rate)
-        measured = pace(write, warm + 1, round(rate * seconds), rate)
-    pipe.send(measured)
+WRITERS: Final[Mapping[str, Writer]] = {NO_DATABASE: producing, OURS: committing}
 
 
 def consume_in_child(pipe: Pipe, settings: Settings, last: int) -> None:
@@ -153,14 +109,6 @@ def row_of(key: object) -> int:
     """42 of ``{"id":42}``."""
     assert isinstance(key, bytes)
     return int(key.partition(b":")[2].rstrip(b"}"))
-
-
-def latencies(written: Moments, arrived: Moments) -> list[float]:
-    """Milliseconds. Raises ``RuntimeError`` when an event has not arrived."""
-    missing = written.keys() - arrived.keys()
-    if missing:
-        raise RuntimeError(f"{len(missing)} of {len(written)} events have not arrived")
-    return [(arrived[number] - at) * 1000 for number, at in written.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,19 +156,20 @@ class PublishLatency:
         turn: int,
     ) -> None:
         seconds = self.seconds if turn else WARM_UP_SECONDS
-        last = round(self.rate * WARM_UP_SECONDS) + round(self.rate * seconds)
         with (
             copy_of(server, template) as dsn,
             topics_for(broker, dsn) as settings,
             ExitStack() as until_done,
         ):
-            consumer = until_done.enter_context(Child(consume_in_child, settings, last))
+            consumer = until_done.enter_context(
+                Child(consume_in_child, settings, rows_of(self.rate, seconds))
+            )
             writer = until_done.enter_context(
-                Child(write_in_child, name, settings, self.rate, seconds)
+                Child(write_in_child, WRITERS[name], settings, self.rate, seconds)
             )
             progress = Progress(None)
             publisher = until_done.enter_context(
-                Child(publish_in_child, ours, settings, progress, False)
+                Child(work_in_child, ours, settings, progress, False)
             )
             for child in (consumer, writer, publisher):
                 child.receive()
@@ -232,8 +181,5 @@ class PublishLatency:
             publisher.receive()
         if results is None:
             return
-        samples = latencies(paced.written, arrived)
-        for rank, share in RANKS.items():
-            results.add(name, rank, percentile(samples, share), "ms", run=turn)
-        late = percentile(paced.late, RANKS["p99"]) * 1000
-        results.add(name, "writer behind its pace, p99", late, "ms", run=turn)
+        for metric, value in figures(paced, arrived).items():
+            results.add(name, metric, value, "ms", run=turn)

@@ -28,8 +28,9 @@ from bench.broker import messages_in, running_broker, topics_for
 from bench.children import Child, cpu_seconds
 from bench.database import copy_of, settle_down
 from bench.measure import rotated
-from bench.publish import QUEUE, SERVER, filled_templates
+from bench.publish import QUEUE, filled_templates
 from bench.results import Result, recorder
+from bench.throughput import SERVER
 from replication_pipeline import logs, runtime
 from replication_pipeline.domain.model import (
     BatchResult,

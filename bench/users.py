@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-TABLE: Final = """
-create table users (
-  id bigint primary key, email text, name text, balance numeric(12,2), meta jsonb,
-  updated_at timestamptz
-)
-"""
+COLUMNS: Final = "email text, name text, balance numeric(12,2), meta jsonb, updated_at timestamptz"
+# Of row number g.
+VALUES: Final = """
+'user' || g || '@example.com', 'User Number ' || g, (g % 100000) / 100.0,
+'{"plan": "pro", "tags": ["a", "b", "c"], "logins": 17}', now()"""
+TABLE: Final = f"create table users (id bigint primary key, {COLUMNS})"
 UPDATE: Final = "update users set balance = balance + 1"
 DELETE: Final = "delete from users"
 
@@ -34,16 +34,11 @@ def one_by_one(first: int, last: int) -> str:
 do $do$ begin
   for g in {first}..{last} loop
     insert into users
-    values (g, 'user' || g || '@example.com', 'User Number ' || g, (g % 100000) / 100.0,
-            '{{"plan": "pro", "tags": ["a", "b", "c"], "logins": 17}}', now());
+    values (g, {VALUES});
   end loop;
 end $do$"""
 
 
 def insert(first: int, last: int) -> str:
     """One statement that makes the rows ``first`` to ``last``."""
-    return f"""
-insert into users
-select g, 'user' || g || '@example.com', 'User Number ' || g, (g % 100000) / 100.0,
-       '{{"plan": "pro", "tags": ["a", "b", "c"], "logins": 17}}', now()
-  from generate_series({first}, {last}) g"""
+    return f"insert into users select g, {VALUES} from generate_series({first}, {last}) g"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from psycopg import Connection
 
 from replication_pipeline.postgres import installer
@@ -15,16 +17,22 @@ class Ours:
         return None
 
     def install(self, connection: Connection) -> None:
-        settings = contour_settings(connection.info.dsn)
-        installer.install(connection, settings)
-        installer.setup_table(connection, settings, "users")
+        install_contour(connection, contour_settings(connection.info.dsn))
 
 
-def contour_settings(dsn: str) -> Settings:
-    """The configuration of the one contour that benchmarks know; Kafka is never asked."""
+def install_contour(connection: Connection, settings: Settings) -> None:
+    installer.install(connection, settings)
+    for table in settings.tables:
+        installer.setup_table(connection, settings, table)
+
+
+def contour_settings(
+    dsn: str, *, name: str = "bench", number: int = 1, tables: Iterable[str] = ("users",)
+) -> Settings:
+    """The configuration of a contour, most often the only one; Kafka is never asked."""
     return Settings(
-        contour={"name": "bench", "id": 1},
+        contour={"name": name, "id": number},
         postgres={"dsn": dsn, "statement_timeout": "10min"},
         kafka={"bootstrap_servers": "unused:1"},
-        tables=["users"],
+        tables=[*tables],
     )

@@ -12,7 +12,8 @@ from typing import Final
 from confluent_kafka import KafkaError, Message, Producer
 from psycopg.types.string import ByteaBinaryLoader
 
-from bench.publishers.base import Progress, Published, Ready, now, users_topic
+from bench.broker import users_topic
+from bench.workers import Progress, Ready, Worked, now
 from replication_pipeline import runtime
 from replication_pipeline.kafka.producer import producer_options
 from replication_pipeline.postgres.event_heads import read_heads
@@ -46,7 +47,7 @@ def floor(settings: Settings, progress: Progress) -> Iterator[Ready]:
             else:
                 failed.append(error)
 
-        def run() -> Published:
+        def run() -> Worked:
             produce = producer.produce
             statement = COPY.format(head=head, sent=int(now() * 1000))
             with connection.cursor().copy(statement.encode()) as copy:
@@ -63,6 +64,6 @@ def floor(settings: Settings, progress: Progress) -> Iterator[Ready]:
                 raise RuntimeError(f"not published: {failed[0]}")
             connection.rollback()
             progress.add(acknowledged)
-            return Published(acknowledged, now())
+            return Worked(acknowledged, now())
 
-        yield Ready(connection, run)
+        yield Ready(run)

@@ -4,40 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Final
+from functools import partial
 
-from bench.publishers.base import Progress, Published, Ready, now
+from bench.windows import work
+from bench.workers import Progress, Ready, Worked, now
 from replication_pipeline import runtime
-from replication_pipeline.domain.errors import TransientError
-from replication_pipeline.domain.model import BatchResult, WindowTotals
-from replication_pipeline.engine.stopping import StopToken
-from replication_pipeline.observe import BatchLog
 from replication_pipeline.settings import Settings
-
-LONGEST: Final = timedelta(minutes=10)
-
-
-@dataclass(slots=True)
-class Counting:
-    """A window's usual observer, which tells the other processes as well."""
-
-    log: BatchLog
-    progress: Progress
-    stop: StopToken
-    ended: float = 0.0
-
-    def batch(self, result: BatchResult, totals: WindowTotals) -> None:
-        self.ended = now()
-        self.log.batch(result, totals)
-        self.progress.add(result.processed)
-        if self.progress.over.is_set():
-            self.stop.set()
-
-    def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
-        del attempt, pause
-        raise RuntimeError(f"a measurement must not be disturbed: {error}")
 
 
 @contextmanager
@@ -47,23 +19,11 @@ def ours(settings: Settings, progress: Progress) -> Iterator[Ready]:
         runtime.open_outbox(settings, instance) as outbox,
         runtime.open_producer(settings) as producer,
     ):
+        outbox._connection()
 
-        def run() -> Published:
-            stop = StopToken()
-            progress.when_over(stop.set)
-            counting = Counting(BatchLog("publisher", instance), progress, stop)
-            totals = runtime.publish_window(
-                settings,
-                outbox=outbox,
-                producer=producer,
-                stop=stop,
-                length=LONGEST,
-                observer=counting,
-                instance=instance,
-            )
-            return Published(totals.processed, counting.ended)
-
-        yield Ready(outbox._connection(), run)
+        window = partial(runtime.publish_window, settings, outbox=outbox, producer=producer)
+        run = partial(work, window, "publisher", instance, progress)
+        yield Ready(run)
 
 
 @contextmanager
@@ -73,9 +33,10 @@ def connected(settings: Settings, progress: Progress) -> Iterator[Ready]:
         runtime.open_outbox(settings, "connected") as outbox,
         runtime.open_producer(settings),
     ):
+        outbox._connection()
 
-        def run() -> Published:
+        def run() -> Worked:
             progress.over.wait()
-            return Published(0, now())
+            return Worked(0, now())
 
-        yield Ready(outbox._connection(), run)
+        yield Ready(run)

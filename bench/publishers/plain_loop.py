@@ -15,7 +15,8 @@ import psycopg
 from confluent_kafka import KafkaError, Message, Producer
 from psycopg.rows import dict_row
 
-from bench.publishers.base import Progress, Published, Ready, now, users_topic
+from bench.broker import users_topic
+from bench.workers import Progress, Ready, Worked, now
 from replication_pipeline.kafka.producer import producer_options
 from replication_pipeline.settings import Settings
 
@@ -98,11 +99,11 @@ def plain_loop(settings: Settings, progress: Progress) -> Iterator[Ready]:
     with psycopg.connect(dsn, row_factory=dict_row, autocommit=True) as connection:
         producer = Producer(producer_options(settings))
 
-        def run() -> Published:
+        def run() -> Worked:
             published, ended = 0, now()
             while count := publish_batch(connection, producer, settings):
                 published, ended = published + count, now()
                 progress.add(count)
-            return Published(published, ended)
+            return Worked(published, ended)
 
-        yield Ready(connection, run)
+        yield Ready(run)

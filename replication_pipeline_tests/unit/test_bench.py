@@ -15,12 +15,13 @@ from bench import layout, pgbench, plans, results, round_trips
 from bench.children import Child, cpu_seconds
 from bench.explain_capture import VALUES, insert_of
 from bench.measure import rotated
-from bench.publish_latency import latencies, pace, row_of
+from bench.pacing import latencies, pace
+from bench.publish_latency import row_of
 from bench.publish_split import CLAIM, REST_OF_CLAIM, Meter
-from bench.publishers.base import Progress
 from bench.queue_health import Hour
 from bench.report import number, show, summarize
 from bench.results import Recorder, Result
+from bench.workers import Progress
 
 pytestmark = pytest.mark.unit
 
@@ -158,6 +159,7 @@ def test_the_speed_is_read_from_a_clean_report_only() -> None:
 
 QUERIES = {
     "lock": "-- Locks.\nselect 1 % %(n)s".replace("1 %", "1 %%"),
+    "stage": "insert into {stage} ({columns}) select '{{}}' where n = %(n)s",
     "claim": "-- Locks.\nselect id from queue where id > %(after)s limit %(limit)s",
 }
 LOG = """2026-01-01 LOG:  checkpoint starting: time
@@ -181,13 +183,16 @@ LOG = """2026-01-01 LOG:  checkpoint starting: time
 def test_plans_are_read_from_the_log() -> None:
     (plan,) = plans.parse(LOG, QUERIES)
     assert (plan.name, plan.milliseconds, plan.blocks) == ("claim", 1.25, 34)
+    assert plan.rows == 5 + (2.5 + 7) * 2
     assert plan.nodes == (
         "Limit: 5 rows, 1.20 ms, 34 blocks",
         "  Index Scan queue by queue_pkey: 5 rows, 1.00 ms, 34 blocks, 14 rows filtered, 2 loops",
     )
 
 
-def test_statements_are_named_by_their_text_parameters_aside() -> None:
+def test_statements_are_named_by_their_text_parameters_and_parts_aside() -> None:
+    stage = 'insert into "pg_temp"."s" ("a", "b") select \'{}\' where n = $1'
+    assert plans.name_of(stage, QUERIES) == "stage"
     assert plans.name_of("-- Locks.\nselect 1 % $1", QUERIES) == "lock"
     assert plans.name_of("set search_path = public", QUERIES) == "set search_p…"
 
