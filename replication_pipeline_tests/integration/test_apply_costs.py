@@ -133,9 +133,6 @@ def rows_handled(server: EmbeddedPostgres, receiver: Receiver, values: list[byte
     return found
 
 
-@pytest.mark.xfail(
-    strict=True, reason="record_conflicts looks through the batch for each conflict within it"
-)
 def test_no_statement_of_a_batch_takes_more_than_its_share_of_a_larger_one(
     make_contours: MakeContours, postgres: EmbeddedPostgres
 ) -> None:

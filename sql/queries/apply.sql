@@ -300,16 +300,19 @@ delete from {table} t using {stage} s
 --   * the incoming one loses. Kafka keeps the order of a key, so who had seen it would have come behind it.
 --     Of an event that was parked meanwhile, only this contour itself is sure not to have seen it.
 -- No conflict: writes of one contour, two deletes, and an insert above a delete, which uses the key anew.
--- A write loses once in a contour (index replication_conflicts_loser), so repeats add nothing.
+-- A write loses once in a contour (index replication_conflicts_loser), so repeats add nothing. The rival
+-- within the batch is found by a full join, which the planner can't turn into a loop over the batch for each
+-- conflict, as it would by its guess that there is one; its image is made only where it is told.
 with judged as (
-  select s.*, s.record_key as its_key,
-         greatest(s.current_version, s.buried_version, s.staged_version) as standing
+  select s.*, greatest(s.current_version, s.buried_version, s.staged_version) as standing
     from {stage} s where s.verdict in ('apply', 'skip', 'superseded') and s.op <> 'r'
 ), concurrent as (
   select j.*, j.version > j.standing as wins, j.op = 'd' as deletes,
          case when j.base_version is null then 'insert' else 'update' end as kind,
          j.standing is not distinct from j.current_version as stands_here,
-         j.standing is not distinct from j.buried_version as stands_deleted
+         j.standing is not distinct from j.buried_version as stands_deleted,
+         case when j.standing is distinct from j.current_version
+               and j.standing is distinct from j.buried_version then j.standing end as rival
     from judged j
    where j.standing > coalesce(j.base_version, 0) and j.standing <> j.version
      and j.standing >> 10 > 0 and j.standing & 1023 <> j.version & 1023
@@ -319,14 +322,15 @@ with judged as (
   select s.*, case when s.deletes then 'delete' else s.kind end as incoming_kind,
          case when s.stands_deleted or b.op = 'd' then 'delete' else s.kind end as standing_kind,
          case when s.deletes then null else {staged_image} end as incoming_row,
-         case when s.stands_here then (select row_to_json(c.*) from (select {target_image}) c)
-              else b.image end as standing_row
+         case when s.stands_here then (
+                select (select row_to_json(c.*) from (select {target_image}) c) from {table} t
+                 where {same_key})
+              when b.op <> 'd' then (select {staged_image} from {stage} s where s.ctid = b.place)
+         end as standing_row
     from concurrent s
-    left join {table} t on s.stands_here and {same_key}
-    left join lateral (
-      select s.op, case when s.op <> 'd' then {staged_image} end as image from {stage} s
-       where s.record_key = its_key and s.version = standing limit 1
-    ) b on not s.stands_here and not s.stands_deleted
+    full join (select s.record_key, s.version, s.op, s.ctid as place from {stage} s) b
+           on b.record_key = s.record_key and b.version = s.rival
+   where coalesce(s.op, '') <> ''
 ), decided as (
   select *, case when wins then standing_kind else incoming_kind end as loser,
          case when wins then incoming_kind else standing_kind end as winner
