@@ -302,8 +302,9 @@ class ConsumerSettings(Section):
     )
     foreign_key_patience: Duration = Field(
         default=timedelta(seconds=10),
-        description="A delete waits so long for its row's children to be deleted by events still on "
-        "their way; then the foreign key's policy decides.",
+        description="A delete waits at least so long for its row's children to be deleted by events "
+        "still on their way, and until the deleting contour's heartbeats tell that none is; then the "
+        "foreign key's policy decides.",
     )
     session_timeout: Duration = Field(
         default=timedelta(seconds=10),

@@ -1,7 +1,8 @@
 """Foreign key policies: a row was deleted elsewhere, and has children here.
 
-First the delete waits, parked as ``referenced``: the children's own deletes may be on their way. What
-is left after that was written by somebody who had not seen the delete, and one policy for each foreign
+First the delete waits, parked as ``referenced``: the children's own deletes may be on their way, until
+the rounds of the contour that deleted the row tell that all it committed with it was read here. What is
+left after that was written by somebody who had not seen the delete, and one policy for each foreign
 key decides, the same in every contour and by default the constraint's own ON DELETE action:
 
 * ``delete_children`` (CASCADE) and ``set_null`` (SET NULL) change the children here, as this contour's

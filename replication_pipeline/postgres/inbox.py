@@ -41,6 +41,7 @@ FOREIGN_KEYS: Final = queries.load("foreign_keys")
 POSITIONS: Final = queries.load("positions")
 APPLICATION_NAME: Final = "replicator_consumer"
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 15
+WITHOUT_ROUNDS: Final = timedelta(minutes=5)  # a blocked delete waits for rounds that don't come
 EMPTY: Final = BatchResult(role="applier")
 
 _ParkedRow = tuple[int, str, int, int, bytes]  # id, topic, partition, offset, event
@@ -291,18 +292,21 @@ class PostgresInbox:
         return result
 
     def _decide_blocked(self) -> BatchResult:
-        """Let foreign keys' policies decide about deletes that have waited long enough, each in a
-        transaction of its own.
+        """Let foreign keys' policies decide about deletes that no event on its way can free any more,
+        each in a transaction of its own.
         """
         result, last = EMPTY, 0
         while True:
             with self._transaction("deciding about a delete that has children here") as connection:
+                patience = self.settings.consumer.foreign_key_patience
                 row = connection.execute(
                     FOREIGN_KEYS["blocked_delete"],
                     {
                         "tables": [p.table.name for p in self._plans],
+                        "topics": self._plans.topics,
                         "after": last,
-                        "patience": self.settings.consumer.foreign_key_patience,
+                        "patience": patience,
+                        "longest": max(patience, WITHOUT_ROUNDS),
                     },
                 ).fetchone()
                 if row is None:

@@ -62,6 +62,11 @@ class Plans:
         """The table whose changes travel by ``topic``."""
         return self._by_topic.get(topic)
 
+    @property
+    def topics(self) -> list[str]:
+        """Of all configured tables, also those that are not set up."""
+        return list(self._by_topic)
+
     def lacks(self, message: Message) -> bool:
         """Whether its table is configured, and not set up in the database."""
         table = self._by_topic.get(message.topic)

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from replication_pipeline.domain.names import topic_for
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows
 from replication_pipeline_tests.integration.wire import wire_between
 
@@ -179,6 +180,59 @@ def test_before_the_patience_is_over_nothing_is_decided(make_contours: MakeConto
         receiver.inbox.retry_parked(1000, eagerly=True)
     assert b.run("select id from parents") == b.run("select id from children") == []
     assert b.value("select count(*) from replication_queue") == 0
+
+
+ROUND = """
+insert into replication.contour_rounds (contour, log_offset, beat_at, taken_at, applied, ends)
+values (%s, %s, now(), now(), '{}', jsonb_build_object(%s::text, %s::jsonb, %s::text, %s::jsonb))
+"""
+REGISTERED = """
+insert into replication.contours (name, id, incarnation, state, sequence, last_beat, last_heard)
+values (%s, 1, gen_random_uuid(), 'active', 1, now(), 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "told", ["no round", "one round", "not read", "without heartbeats", "read"]
+)
+def test_rounds_tell_when_no_delete_of_a_child_is_on_its_way(
+    make_contours: MakeContours, told: str
+) -> None:
+    """However long that takes: the children's topic may be far behind."""
+    contours = make_contours(FAMILY.format(action=""), ["parents", "children"], count=2, **AT_ONCE)
+    a, b = contours
+    prefix = b.settings.kafka.topic_prefix
+    with wire_between(contours, seed=1) as wire:
+        receiver = wire.receivers[1]
+        a.run("insert into parents values (1, 'first'); insert into children values (7, 'x', 1)")
+        wire.publish()
+        wire.deliver(receiver)
+        a.run("delete from children; delete from parents")
+        wire.publish()
+        receiver.waiting.sort(key=lambda value: b'"table":"children"' in value)
+        parent, child = receiver.waiting
+        b.run(REGISTERED, a.settings.contour.name)
+
+        def round_(at: int, parents: int, children: int) -> None:
+            topics = (topic_for("parents", prefix=prefix), f"[{parents}]")
+            others = (topic_for("children", prefix=prefix), f"[{children}]")
+            b.run(ROUND, a.settings.contour.name, at, *topics, *others)
+
+        round_(1, 1, 1)  # before the deletes
+        receiver.apply([parent])
+        if told != "no round":
+            round_(2, 2, 1)
+        if told in ("not read", "read"):
+            round_(3, 2, 2 if told == "not read" else 1)
+        if told == "without heartbeats":
+            b.run("delete from replication.contour_rounds")
+        receiver.inbox.retry_parked(1000, eagerly=True)
+        decided = b.value("select count(*) from replication_queue") == 1
+        assert decided == (told in ("without heartbeats", "read"))
+        receiver.apply([child])
+        receiver.inbox.retry_parked(1000, eagerly=True)
+    if not decided:
+        assert b.run("select id from parents") == b.run("select id from children") == []
 
 
 def test_a_row_that_came_in_unseen_is_decided_as_well(make_contours: MakeContours) -> None:

@@ -2,14 +2,36 @@
 -- braces are filled in for each table by postgres/foreign_keys.py.
 
 -- name: blocked_delete
--- The next delete that has waited for children to go, and as long as events that are still on their way
--- need. Lock: the parked row, FOR UPDATE SKIP LOCKED, so that several appliers share them.
-select id, topic, partition, kafka_offset, event, table_name, record_key, version
-  from replication.parked_events
- where table_name = any(%(tables)s::text[]) and reason = 'referenced' and id > %(after)s
-   and convert_from(event, 'UTF8')::json ->> 'op' = 'd'
-   and parked_at < clock_timestamp() - %(patience)s::interval
- order by id limit 1 for update skip locked
+-- The next delete that has waited for children to go until none of their own deletes can come any more.
+-- The contour that deleted the row says so by its rounds: the first that ends behind the delete, and one
+-- begun after that, below whose ends stands all that was committed together with it. Once that is read
+-- here there is nothing to wait for. Without rounds, or when none comes for `longest`, time must do.
+-- Lock: the parked row, FOR UPDATE SKIP LOCKED, so that several appliers share them.
+select p.id, p.topic, p.partition, p.kafka_offset, p.event, p.table_name, p.record_key, p.version
+  from replication.parked_events p
+ cross join lateral (select convert_from(p.event, 'UTF8')::json -> 'source' ->> 'contour') o(origin)
+  left join lateral (
+    select n.ends from replication.contour_rounds m
+      join replication.contour_rounds n on n.contour = m.contour and n.log_offset > m.log_offset
+     where m.contour = o.origin
+       and (m.ends -> p.topic ->> p.partition)::bigint > p.kafka_offset
+     order by n.log_offset limit 1) complete on true
+ where p.table_name = any(%(tables)s::text[]) and p.reason = 'referenced' and p.id > %(after)s
+   and convert_from(p.event, 'UTF8')::json ->> 'op' = 'd'
+   and p.parked_at < clock_timestamp() - %(patience)s::interval
+   and case
+         when complete.ends is not null then not exists (
+           select from jsonb_each(complete.ends) t(topic, ends)
+            cross join jsonb_array_elements_text(t.ends) with ordinality e(wanted, nth)
+             left join replication.consumer_offsets c on c.topic = t.topic and c.partition = e.nth - 1
+            where t.topic = any(%(topics)s::text[]) and e.wanted::bigint > coalesce(c.next_offset, 0))
+         when exists (select from replication.contours c
+                       where c.name = o.origin and c.state = 'active'
+                         and exists (select from replication.contour_rounds r where r.contour = c.name))
+         then p.parked_at < clock_timestamp() - %(longest)s::interval
+         else true
+       end
+ order by p.id limit 1 for update of p skip locked
 
 -- name: unsettled_parents
 -- Deletes that came before the row, which then came in unseen and has children by now. Index:
