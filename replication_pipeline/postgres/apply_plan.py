@@ -15,6 +15,7 @@ from psycopg import sql
 
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.catalog import Column, ForeignKey, Table
+from replication_pipeline.postgres.staging import Reader
 
 TEMPLATES: Final = queries.load("apply")
 
@@ -31,9 +32,10 @@ class TablePlan:
     """Composed statements; ``upsert`` depends on the columns that the events have."""
 
     table: Table
+    reader: Reader
     create_stage: sql.Composed
     stage: sql.Composed
-    has_rivals: sql.Composed
+    remember: sql.Composed
     reduce: sql.Composed
     lock_rows: sql.Composed
     decide: sql.Composed
@@ -146,12 +148,13 @@ def plan(table: Table) -> TablePlan:
     simple = {
         name: template[name].format(**common)
         for name in (
-            "has_rivals", "reduce", "decide", "column_sets", "sweep_resurrected", "bury",
+            "remember", "reduce", "decide", "column_sets", "sweep_resurrected", "bury",
             "delete_rows", "parked_seqs", "park_staged", "count_verdicts",
         )
     }  # fmt: skip
     return TablePlan(
         table=table,
+        reader=Reader.of(table),
         create_stage=template["create_stage"].format(
             stage=names.stage,
             stage_definitions=comma(
@@ -160,12 +163,7 @@ def plan(table: Table) -> TablePlan:
         ),
         stage=template["stage"].format(
             stage=names.stage,
-            key_names=_texts(table.keys),
-            column_names=_texts(c.name for c in columns),
-            record_key=_record_key(table.keys),
             columns=comma(names.stage_column(c.name) for c in columns),
-            values=comma(_decoded(c) for c in columns),
-            wire_definitions=comma(_wire_definition(c) for c in columns),
         ),
         lock_rows=template["lock_rows"].format(
             **common, target_keys=comma(_of("t", k) for k in table.keys)
@@ -321,15 +319,6 @@ def _and_not_leaving(table: Table | None, key: ForeignKey | None = None) -> sql.
     )
 
 
-def _record_key(keys: Iterable[str]) -> sql.Composed:
-    """The canonical key, as ``replication.key_expression`` writes it at the source."""
-    parts = sql.SQL(" || ',' || ").join(
-        sql.SQL("to_json({0}::text)::text || ':' || (n.record -> {0})::text").format(_literal(k))
-        for k in keys
-    )
-    return sql.SQL("'{{' || {} || '}}'").format(parts)
-
-
 def _wire_definition(column: Column) -> sql.Composed:
     wire = sql.SQL("text") if column.base_type in _DECODED else _type(column)
     return sql.SQL("{} {}").format(_name(column.name), wire)
@@ -362,10 +351,6 @@ def _name(name: str) -> sql.Identifier:
 
 def _of(alias: str, name: str) -> sql.Identifier:
     return identifier(alias, name)
-
-
-def _texts(names: Iterable[str]) -> sql.Composed:
-    return sql.SQL("array[{}]::text[]").format(comma(_literal(n) for n in names))
 
 
 def comma(parts: Iterable[sql.Composable]) -> sql.Composed:

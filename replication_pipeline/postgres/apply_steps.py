@@ -16,13 +16,15 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replication_pipeline.domain.errors import PoisonError, TransientError
+from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import BatchResult, Message
 from replication_pipeline.domain.version import microseconds_of
 from replication_pipeline.engine.failpoints import failpoint
+from replication_pipeline.postgres.apply_plan import TEMPLATES as SQL
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.plans import Plans
+from replication_pipeline.postgres.staging import Judge
 from replication_pipeline.postgres.unique_keys import unique_plan
 from replication_pipeline.settings import Settings
 
@@ -82,39 +84,39 @@ class ApplySteps:
             by_table.setdefault(plan.table.name, []).append(message)
         ordered = parents_first(p.table for p in plans.values())
         parts = [Staged(plans[table.name], by_table[table.name]) for table in ordered]
+        judge = self._judge(again=again)
         for part in parts:
-            self._stage(part, again=again)
+            self._stage(part, judge)
             self._execute(part.plan.lock_rows)
             self._execute(part.plan.decide, {"table": part.plan.table.name})
         return parts
 
-    def _stage(self, part: Staged, *, again: bool) -> None:
-        skew = self.settings.consumer.max_clock_skew
-        now = datetime.now(UTC)
-        row = self._execute(
-            part.plan.stage,
-            {
-                "events": _json_array(part.messages),
-                "contour": "" if again else self.settings.contour.name,
-                "again": again,
-                "newest_clock": int((now + skew).timestamp() * 1_000_000),
-            },
-        ).fetchone()
-        assert row is not None
-        incoming, well_formed, foreign, fresh, part.staged, oldest = row
-        if not well_formed == incoming == len(part.messages):
-            raise PoisonError(
-                f"{part.plan.table.name}: not an event of replication_pipeline",
-                reason="malformed",
-                remedy="find out who else writes to the topic",
-            )
-        if part.staged > 1 and self._only(part.plan.has_rivals):
-            part.staged = self._only(part.plan.reduce)
-        part.own = incoming - foreign
-        part.duplicates = 0 if again else foreign - fresh
-        if oldest is not None:
-            age = now.timestamp() - microseconds_of(oldest) / 1_000_000
+    def _stage(self, part: Staged, judge: Judge) -> None:
+        found = part.plan.reader.read(part.messages, judge)
+        part.own, part.staged = found.own, len(found.rows)
+        if found.oldest:
+            age = datetime.now(UTC).timestamp() - microseconds_of(found.oldest) / 1_000_000
             part.lag = timedelta(seconds=max(0.0, age))
+        if not found.rows:
+            return
+        with self.connection.cursor() as cursor, cursor.copy(part.plan.stage) as copy:
+            for row in found.rows:
+                copy.write_row(row)
+        if judge.me:
+            fresh = self._only(part.plan.remember, {"staged": part.staged})
+            part.duplicates, part.staged = part.staged - fresh, fresh
+        if found.rivals:
+            part.staged = self._only(part.plan.reduce)
+
+    def _judge(self, *, again: bool) -> Judge:
+        newest = datetime.now(UTC) + self.settings.consumer.max_clock_skew
+        return Judge(
+            me="" if again else self.settings.contour.name,
+            fenced=frozenset(
+                name for (name,) in self.connection.execute(SQL["fenced_contours"], prepare=True)
+            ),
+            newest_clock=int(newest.timestamp() * 1_000_000),
+        )
 
     def _guard_parents(self, parts: list[Staged]) -> None:
         """No row is written whose parent is missing. A parent in the batch counts, unless it is
@@ -218,8 +220,8 @@ class ApplySteps:
                 },
             ).fetchall()
 
-    def _only(self, statement: sql.Composed) -> Any:
-        row = self._execute(statement).fetchone()
+    def _only(self, statement: sql.Composed, parameters: dict[str, Any] | None = None) -> Any:
+        row = self._execute(statement, parameters).fetchone()
         assert row is not None
         return row[0]
 
@@ -231,18 +233,6 @@ class ApplySteps:
 
 def _staged_tables(parts: Sequence[Staged]) -> dict[int, Table]:
     return {part.plan.table.relation: part.plan.table for part in parts}
-
-
-def _json_array(messages: Sequence[Message]) -> str:
-    """The messages as one array. One that is no object would shift the others' places: refused."""
-    for message in messages:
-        value = (message.value or b"").strip()
-        if value[:1] != b"{" or value[-1:] != b"}":
-            raise PoisonError("an event is not a JSON object", reason="malformed")
-    try:
-        return "[" + ",".join((m.value or b"null").decode() for m in messages) + "]"
-    except UnicodeDecodeError:
-        raise PoisonError("an event is not UTF-8", reason="malformed") from None
 
 
 def total(

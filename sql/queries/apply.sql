@@ -4,7 +4,8 @@
 --
 --   advance_offsets      fences off every other consumer of these partitions
 --   for each table, parents first:
---     stage              events → rows of a temporary table, newest per key
+--     stage, remember    events → rows of a temporary table, without those known already
+--     reduce             newest per key, where keys have several
 --     lock_rows          waits for local writers of the same rows
 --     decide             Last-Write-Wins against the row and its tombstone
 --     lock_parents, park_orphans
@@ -64,66 +65,26 @@ create temporary table if not exists {stage} (
   {stage_definitions}
 ) on commit delete rows
 
+-- name: fenced_contours
+select name from replication.contours where state <> 'active'
+
 -- name: stage
--- One parameter holds the whole batch as a JSON array. Own events and events already processed are
--- left out. Each object is opened once: reading a field by -> copies what it is in.
-with incoming as materialized (
-  select i.*, i.event_id is not null and i.contour is not null and i.version > 0
-              and i.op in ('c', 'u', 'd', 'r') and jsonb_typeof(i.record) = 'object'
-              and i.record ?& {key_names} as well_formed
-    from (
-      select e.seq, o.event_id, o.contour, o.row_version as version, o.base_version, e.op,
-             case when e.op = 'd' then e.before else e.after end as record
-        from rows from (jsonb_to_recordset(%(events)s::jsonb)
-                          as (op text, source jsonb, before jsonb, after jsonb))
-             with ordinality as e(op, source, before, after, seq)
-        left join lateral jsonb_to_record(case when jsonb_typeof(e.source) = 'object' then e.source end)
-             as o(event_id uuid, contour text, row_version bigint, base_version bigint) on true) i
-), counts as (
-  select count(*) as incoming, count(*) filter (where well_formed) as well_formed,
-         count(*) filter (where well_formed and contour <> %(contour)s) as from_others,
-         min(version) filter (where well_formed and contour <> %(contour)s) as oldest
-    from incoming
-), fresh as (
-  insert into replication.processed_events (event_id)
-  select event_id from incoming where well_formed and contour <> %(contour)s and not %(again)s
+-- Events of other contours, decoded (postgres/staging.py).
+copy {stage} (seq, event_id, contour, version, base_version, op, record_key, missing_columns, verdict,
+              reason, detail, {columns}) from stdin
+
+-- name: remember
+-- Events that were processed before leave the stage again. The condition on the counts is evaluated
+-- once: normally all are new, and nothing is looked for. Returns how many are.
+with fresh as (
+  insert into replication.processed_events (event_id) select event_id from {stage}
   on conflict do nothing
   returning event_id
-), described as (
-  select i.*,
-         case when i.op <> 'd' and not i.record ?& {column_names}
-              then array(select unnest({column_names}) except select jsonb_object_keys(i.record)
-                          order by 1)
-         end as missing_columns,
-         case when i.op <> 'd' and i.record - {column_names} <> '{{}}'::jsonb
-              then (select string_agg(k, ', ' order by k)
-                      from jsonb_object_keys(i.record - {column_names}) k)
-         end as unknown_columns,
-         i.contour in (select name from replication.contours where state <> 'active') as fenced
-    from incoming i
-   where i.well_formed and i.contour <> %(contour)s
-     and (%(again)s or i.event_id in (select event_id from fresh))
-), staged as (
-  insert into {stage} (seq, event_id, contour, version, base_version, op, record_key,
-                       missing_columns, verdict, reason, detail, {columns})
-  select n.seq, n.event_id, n.contour, n.version, n.base_version, n.op, {record_key},
-         n.missing_columns,
-         case when n.fenced or n.unknown_columns is not null or n.version >> 10 > %(newest_clock)s
-              then 'park' else 'apply' end,
-         case when n.fenced then 'fenced_contour'
-              when n.unknown_columns is not null then 'unknown_column'
-              when n.version >> 10 > %(newest_clock)s then 'clock_skew' end,
-         coalesce(n.unknown_columns, ''), {values}
-    from described n cross join lateral jsonb_to_record(n.record) as r({wire_definitions})
-  returning 1
+), known as (
+  delete from {stage}
+   where (select count(*) from fresh) < %(staged)s and event_id not in (select event_id from fresh)
 )
-select c.incoming, c.well_formed, c.from_others, (select count(*) from fresh),
-       (select count(*) from staged), c.oldest
-  from counts c
-
--- name: has_rivals
--- Whether a key has several events: then `reduce` follows.
-select exists (select from {stage} group by record_key having count(*) > 1)
+select count(*) from fresh
 
 -- name: reduce
 -- The newest event of each key stays; those of fenced contours, which are parked, hide no other. What one

@@ -1,0 +1,235 @@
+"""Events of one table → rows of its stage, ready for COPY.
+
+An event is decoded here rather than by PostgreSQL: its JSON is read once, and the server gets each
+column as text, which its own input function reads. Values keep what the wire form keeps
+(docs/events.md): integers and floats are exact in Python, numerics and all else travel as strings.
+
+What an event is worth is not decided here, but for what it says of itself: columns that this table
+doesn't have, a fenced contour, a date too far ahead. One that is no event at all fails the whole batch,
+which is then applied in halves.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from json.encoder import encode_basestring
+from typing import Any, Final, Literal
+
+import msgspec
+
+from replication_pipeline.domain.errors import PoisonError
+from replication_pipeline.domain.model import Message
+from replication_pipeline.domain.version import microseconds_of
+from replication_pipeline.postgres.catalog import Column, Table
+
+Values = dict[str, Any]
+Row = tuple[object, ...]
+
+
+class _Source(msgspec.Struct):
+    event_id: str
+    contour: str
+    row_version: int | str
+    base_version: int | str | None = None
+
+
+class _Event(msgspec.Struct):
+    op: Literal["c", "u", "d", "r"]
+    source: _Source
+    before: Values | None = None
+    after: Values | None = None
+
+
+DECODER: Final = msgspec.json.Decoder(_Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """By what an event is judged before anything is looked up. ``me``: whose events are left out, empty
+    for nobody's. ``newest_clock``: in µs since 1970, later ones are held.
+    """
+
+    me: str
+    fenced: frozenset[str]
+    newest_clock: int
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The rows of a batch, and what was noticed on the way. ``oldest`` is a version, 0 without rows."""
+
+    rows: list[Row] = field(default_factory=list)
+    own: int = 0
+    oldest: int = 0
+    rivals: bool = False  # a key has several events
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the events of ``table``."""
+
+    table: Table
+    _names: frozenset[str]
+    _columns: tuple[tuple[str, Callable[[Any], str | None]], ...]
+    _keys: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, table: Table) -> Reader:
+        return cls(
+            table,
+            frozenset(c.name for c in table.columns),
+            tuple((c.name, _writer(c)) for c in table.columns),
+            tuple(
+                (key, f"{',' if n else '{'}{encode_basestring(key)}:")
+                for n, key in enumerate(table.keys)
+            ),
+        )
+
+    def read(self, messages: Sequence[Message], judge: Judge) -> Incoming:
+        """Rows in the order of ``create_stage`` up to the columns; ``seq`` counts messages from 1.
+
+        Raises ``PoisonError`` when one is no event of replication_pipeline.
+        """
+        found = Incoming()
+        keys = set()
+        for seq, message in enumerate(messages, 1):
+            event = self._decode(message)
+            source = event.source
+            if source.contour == judge.me:
+                found.own += 1
+                continue
+            values = event.before if event.op == "d" else event.after
+            if values is None or not all(key in values for key in self.table.keys):
+                raise self._malformed()
+            version, base = _version(source.row_version), source.base_version
+            if version <= 0:
+                raise self._malformed()
+            key = self._record_key(values)
+            keys.add(key)
+            missing, unknown = self._drift(values) if event.op != "d" else (None, None)
+            reason = None
+            if source.contour in judge.fenced:
+                reason = "fenced_contour"
+            elif unknown:
+                reason = "unknown_column"
+            elif microseconds_of(version) > judge.newest_clock:
+                reason = "clock_skew"
+            if not found.oldest or version < found.oldest:
+                found.oldest = version
+            get = values.get
+            found.rows.append(
+                (
+                    seq,
+                    source.event_id,
+                    source.contour,
+                    version,
+                    None if base is None else _version(base),
+                    event.op,
+                    key,
+                    missing,
+                    "park" if reason else "apply",
+                    reason,
+                    unknown or "",
+                    *[write(get(name)) for name, write in self._columns],
+                )
+            )
+        found.rivals = len(keys) < len(found.rows)
+        return found
+
+    def _decode(self, message: Message) -> _Event:
+        try:
+            return DECODER.decode(message.value or b"")
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise self._malformed() from None
+
+    def _drift(self, values: Values) -> tuple[str | None, str | None]:
+        """Columns that the event lacks, as an array, and those that the table lacks, for people."""
+        if values.keys() == self._names:
+            return None, None
+        missing = sorted(self._names - values.keys())
+        unknown = sorted(values.keys() - self._names)
+        return _array(missing) if missing else None, ", ".join(unknown) or None
+
+    def _record_key(self, values: Values) -> str:
+        """The canonical key, as ``replication.key_expression`` writes it at the source."""
+        return "".join([head + _as_jsonb(values[key]) for key, head in self._keys]) + "}"
+
+    def _malformed(self) -> PoisonError:
+        return PoisonError(
+            f"{self.table.name}: not an event of replication_pipeline",
+            reason="malformed",
+            remedy="find out who else writes to the topic",
+        )
+
+
+def _version(told: int | str) -> int:
+    try:
+        return int(told)
+    except ValueError:
+        raise PoisonError("a version that is no number", reason="malformed") from None
+
+
+def _as_jsonb(value: Any) -> str:
+    """JSON as PostgreSQL prints jsonb: numbers without exponents, a space after each comma."""
+    match value:
+        case str():
+            return encode_basestring(value)
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case None:
+            return "null"
+        case float():
+            return format(Decimal(repr(value)), "f")
+        case list():
+            return "[" + ", ".join(_as_jsonb(each) for each in value) + "]"
+        case _:
+            raise PoisonError("a key of an unknown form", reason="malformed")
+
+
+def _writer(column: Column) -> Callable[[Any], str | None]:
+    if column.base_type == "bytea":
+        return _bytea
+    return _array_or_text if column.base_type.endswith("[]") else _text
+
+
+def _text(value: Any) -> str | None:
+    """A JSON value as PostgreSQL's input function takes it."""
+    if value is None or type(value) is str:
+        return value
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return msgspec.json.encode(value).decode()
+
+
+def _bytea(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        return "\\x" + binascii.a2b_base64(value, strict_mode=True).hex()
+    except (binascii.Error, ValueError, TypeError):
+        raise PoisonError("a binary value that is not in base64", reason="bad_value") from None
+
+
+def _array_or_text(value: Any) -> str | None:
+    """One-dimensional arrays travel as JSON's, others as text."""
+    return _array(value) if isinstance(value, list) else _text(value)
+
+
+def _array(values: Iterable[Any]) -> str:
+    return "{" + ",".join([_element(value) for value in values]) + "}"
+
+
+def _element(value: Any) -> str:
+    if isinstance(value, list):
+        return _array(value)
+    text = _text(value)
+    if text is None:
+        return "NULL"
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
