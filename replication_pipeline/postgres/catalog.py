@@ -15,12 +15,14 @@ class Column:
     """``type_name`` is what the stage holds; ``base_type`` decides the wire form.
 
     ``identity_always``: may be set by an INSERT that overrides it, never by an UPDATE.
+    ``delimiter``: of an array, what stands between its elements.
     """
 
     name: str
     type_name: str
     base_type: str
     identity_always: bool = False
+    delimiter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import binascii
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from json.encoder import encode_basestring
 from typing import Any, Final, Literal
 
@@ -22,7 +23,7 @@ import msgspec
 
 from replication_pipeline.domain.errors import PoisonError
 from replication_pipeline.domain.model import Message
-from replication_pipeline.domain.version import microseconds_of
+from replication_pipeline.domain.version import MAX_CONTOUR_ID, pack
 from replication_pipeline.postgres.catalog import Column, Table
 
 Values = dict[str, Any]
@@ -73,7 +74,8 @@ class Reader:
 
     table: Table
     _names: frozenset[str]
-    _columns: tuple[tuple[str, Callable[[Any], str | None]], ...]
+    _columns: tuple[tuple[str, Callable[[Any], str | None], bool], ...]  # and whether text stays
+    _key_names: frozenset[str]
     _keys: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -81,7 +83,8 @@ class Reader:
         return cls(
             table,
             frozenset(c.name for c in table.columns),
-            tuple((c.name, _writer(c)) for c in table.columns),
+            tuple((c.name, _writer(c), _writer(c) is not _bytea) for c in table.columns),
+            frozenset(table.keys),
             tuple(
                 (key, f"{',' if n else '{'}{encode_basestring(key)}:")
                 for n, key in enumerate(table.keys)
@@ -94,48 +97,52 @@ class Reader:
         Raises ``PoisonError`` when one is no event of replication_pipeline.
         """
         found = Incoming()
-        keys = set()
+        names, columns, key_names = self._names, self._columns, self._key_names
+        own, oldest, newest = 0, 0, pack(judge.newest_clock, MAX_CONTOUR_ID)
+        keys: set[str] = set()
         for seq, message in enumerate(messages, 1):
             event = self._decode(message)
-            source = event.source
+            source, deletes = event.source, event.op == "d"
             if source.contour == judge.me:
-                found.own += 1
+                own += 1
                 continue
-            values = event.before if event.op == "d" else event.after
-            if values is None or not all(key in values for key in self.table.keys):
-                raise self._malformed()
+            values = event.before if deletes else event.after
             version, base = _version(source.row_version), source.base_version
-            if version <= 0:
+            if values is None or version <= 0 or not key_names <= values.keys():
                 raise self._malformed()
-            key = self._record_key(values)
-            keys.add(key)
-            missing, unknown = self._drift(values) if event.op != "d" else (None, None)
-            reason = None
+            missing = unknown = reason = None
+            if not deletes and values.keys() != names:
+                missing, unknown = self._drift(values)
             if source.contour in judge.fenced:
                 reason = "fenced_contour"
             elif unknown:
                 reason = "unknown_column"
-            elif microseconds_of(version) > judge.newest_clock:
+            elif version > newest:
                 reason = "clock_skew"
-            if not found.oldest or version < found.oldest:
-                found.oldest = version
-            get = values.get
+            if version < oldest or not oldest:
+                oldest = version
+            key = self._record_key(values)
+            keys.add(key)
             found.rows.append(
                 (
                     seq,
                     source.event_id,
                     source.contour,
                     version,
-                    None if base is None else _version(base),
+                    base if base is None else _version(base),
                     event.op,
                     key,
                     missing,
                     "park" if reason else "apply",
                     reason,
                     unknown or "",
-                    *[write(get(name)) for name, write in self._columns],
+                    *[
+                        value if type(value := values.get(name)) is str and plain else write(value)
+                        for name, write, plain in columns
+                    ],
                 )
             )
+        found.own, found.oldest = own, oldest
         found.rivals = len(keys) < len(found.rows)
         return found
 
@@ -147,14 +154,16 @@ class Reader:
 
     def _drift(self, values: Values) -> tuple[str | None, str | None]:
         """Columns that the event lacks, as an array, and those that the table lacks, for people."""
-        if values.keys() == self._names:
-            return None, None
         missing = sorted(self._names - values.keys())
         unknown = sorted(values.keys() - self._names)
         return _array(missing) if missing else None, ", ".join(unknown) or None
 
     def _record_key(self, values: Values) -> str:
         """The canonical key, as ``replication.key_expression`` writes it at the source."""
+        if len(self._keys) == 1:
+            ((key, head),) = self._keys
+            value = values[key]
+            return f"{head}{value if type(value) is int else _as_jsonb(value)}}}"
         return "".join([head + _as_jsonb(values[key]) for key, head in self._keys]) + "}"
 
     def _malformed(self) -> PoisonError:
@@ -194,7 +203,7 @@ def _as_jsonb(value: Any) -> str:
 def _writer(column: Column) -> Callable[[Any], str | None]:
     if column.base_type == "bytea":
         return _bytea
-    return _array_or_text if column.base_type.endswith("[]") else _text
+    return _text if column.delimiter is None else partial(_array_or_text, column.delimiter)
 
 
 def _text(value: Any) -> str | None:
@@ -217,18 +226,18 @@ def _bytea(value: Any) -> str | None:
         raise PoisonError("a binary value that is not in base64", reason="bad_value") from None
 
 
-def _array_or_text(value: Any) -> str | None:
+def _array_or_text(delimiter: str, value: Any) -> str | None:
     """One-dimensional arrays travel as JSON's, others as text."""
-    return _array(value) if isinstance(value, list) else _text(value)
+    return _array(value, delimiter) if isinstance(value, list) else _text(value)
 
 
-def _array(values: Iterable[Any]) -> str:
-    return "{" + ",".join([_element(value) for value in values]) + "}"
+def _array(values: Iterable[Any], delimiter: str = ",") -> str:
+    return "{" + delimiter.join([_element(value, delimiter) for value in values]) + "}"
 
 
-def _element(value: Any) -> str:
+def _element(value: Any, delimiter: str) -> str:
     if isinstance(value, list):
-        return _array(value)
+        return _array(value, delimiter)
     text = _text(value)
     if text is None:
         return "NULL"

@@ -11,12 +11,16 @@ select r.table_name, r.relation::oid::bigint, n.nspname, c.relname, r.key_column
 
 -- name: columns
 -- The base type decides the wire form, and stands in for a domain until the row is written: a delete
--- has only the key, which a NOT NULL domain elsewhere in the row must not refuse.
+-- has only the key, which a NOT NULL domain elsewhere in the row must not refuse. Of an array, what stands
+-- between its elements.
 select a.attname,
        case when t.typtype = 'd'
                  then pg_catalog.format_type(replication.base_type(a.atttypid), -1)  -- any length
             else pg_catalog.format_type(a.atttypid, a.atttypmod) end,
-       replication.base_type(a.atttypid)::regtype::text, a.attidentity = 'a'
+       replication.base_type(a.atttypid)::regtype::text, a.attidentity = 'a',
+       (select e.typdelim::text from pg_catalog.pg_type b join pg_catalog.pg_type e on e.oid = b.typelem
+         where b.oid = replication.base_type(a.atttypid)
+           and b.typsubscript = 'pg_catalog.array_subscript_handler'::regproc)
   from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
  where a.attrelid = %(relation)s::oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
    and a.attname <> 'replication_version'
