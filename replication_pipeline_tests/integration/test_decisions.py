@@ -252,7 +252,6 @@ def test_a_row_that_came_in_unseen_goes_unless_it_is_newer(here: Here) -> None:
     }
 
 
-@pytest.mark.xfail(strict=True, reason="the look for children does not compare versions")
 def test_a_delete_settles_on_a_newer_row_with_children(here: Here) -> None:
     """The row stays in any case, so its children are nobody's concern."""
     then = now() - 1_000_000
