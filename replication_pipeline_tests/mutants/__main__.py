@@ -1,130 +1,112 @@
-"""Try every mutant, each in a copy of the source, and print a table of what caught it.
+"""Try every mutant and write down what caught it.
 
-    python -m replication_pipeline_tests.mutants [NAME…] [--report FOLDER]
+    python -m replication_pipeline_tests.mutants [NAME…] [--workers 2] [--report FOLDER]
 
-Exit status 1 when one survives. The rules' own mutants are tried in the simulator.
+First the tests that are to catch them run once without a mutant. Without names everything is tried, and
+the table goes to ``docs/reliability/mutants.md``. Exit status 1 when a mutant survives.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from replication_pipeline_tests.mutants.catalogue import MUTANTS, Mutant
+from replication_pipeline_tests.mutants.catalogue import MUTANTS
+from replication_pipeline_tests.mutants.suspects import SUSPECTS
+from replication_pipeline_tests.mutants.trial import (
+    ROOT,
+    Verdict,
+    failing_as_it_is,
+    simulated,
+    tried,
+)
 from replication_pipeline_tests.simulation import mutants as rules
-from replication_pipeline_tests.simulation.world import BrokenError, run
 
-ROOT: Final = Path(__file__).parents[2]
-SEEDS: Final = 10_000
-Line = tuple[str, str, bool]  # a mutant, what caught it or did not, and whether it was
+REPORTS: Final = ROOT / "docs" / "reliability"
 
 
-def simulated() -> Iterator[Line]:
-    for name, mutant in rules.MUTANTS.items():
-        for seed in range(SEEDS):
-            try:
-                run(seed, mutant)
-            except BrokenError:
-                yield name, f"simulator, {seed + 1} seeds", True
-                break
-        else:
-            yield name, f"nothing in {SEEDS} seeds", False
-
-
-def tried(mutant: Mutant) -> Line:
-    """Its tests in a copy of the source, one file after the other until one fails."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        copy = Path(folder) / "source"
-        shutil.copytree(
-            ROOT,
-            copy,
-            ignore=shutil.ignore_patterns(".*", "__pycache__", "docs", "bench", "results"),
-        )
-        file = copy / mutant.file
-        file.write_text(mutant.change(file.read_text(encoding="utf-8")), encoding="utf-8")
-        began = time.monotonic()
-        for tests in mutant.caught_by:
-            if test := first_failure(copy, tests):
-                return mutant.name, f"{test}, {time.monotonic() - began:.0f} s", True
-    return mutant.name, f"nothing in {', '.join(map(short, mutant.caught_by))}", False
-
-
-def first_failure(source: Path, tests: str) -> str | None:
-    """The test that failed first, ``None`` if all passed."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--no-header",
-            tests,
-        ],
-        cwd=source,
-        env=os.environ | {"PYTHONPATH": str(source), "MACHINE_EXAMPLES": "99"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
+def report(verdicts: Sequence[Verdict], minutes: float) -> str:
+    """The page. A suspect is caught when each of its mutants is."""
+    caught = {v.mutant for v in verdicts if v.caught_by}
+    suspects = [
+        f"| {suspect} | {', '.join(sorted(set(mutants)))} | "
+        f"{'yes' if caught.issuperset(mutants) else 'NO'} |"
+        for suspect, mutants in SUSPECTS.items()
+    ]
+    rows = [
+        f"| {v.mutant} | `{v.where}` | {f'`{v.caught_by}`' if v.caught_by else 'SURVIVED'} | "
+        f"{v.seconds:.1f} |"
+        for v in verdicts
+    ]
+    survived = len(verdicts) - sum(v.caught_by is not None for v in verdicts)
+    summary = (
+        "One bug at a time is put into the product, and the tests run that should see it: "
+        f"{len(verdicts)} mutants, of which {survived or 'none'} survived. "
+        f"{datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes; `make mutants` does it again."
     )
-    if done.returncode == 0:
-        return None
-    for line in done.stdout.splitlines():
-        if line.startswith(("FAILED ", "ERROR ")):
-            return "`" + line.split()[1].split("/")[-1].partition("[")[0] + "`"
-    raise RuntimeError(f"pytest could not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return "\n".join(
+        [
+            "# Mutants",
+            "",
+            summary,
+            "",
+            "## Known bugs of replicators",
+            "",
+            "| bug | mutants | caught |",
+            "|---|---|---|",
+            *suspects,
+            "",
+            "## All mutants",
+            "",
+            "Seconds are until the first failure, with the start of servers.",
+            "",
+            "| mutant | where | caught by | seconds |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
 
 
-def short(tests: str) -> str:
-    return f"`{tests.rsplit('/', 1)[-1]}`"
-
-
-def table(title: str, lines: Mapping[str, str]) -> str:
-    rows = [f"| {name} | {caught} |" for name, caught in lines.items()]
-    return "\n".join([f"## {title}", "", "| mutant | caught by |", "|---|---|", *rows, ""])
+def said(verdict: Verdict) -> Verdict:
+    print(
+        f"{'caught  ' if verdict.caught_by else 'SURVIVED'} {verdict.mutant}: "
+        f"{verdict.caught_by or ''} {verdict.seconds:.0f} s, {verdict.because[:150]}",
+        flush=True,
+    )
+    return verdict
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
-    parser.add_argument("names", nargs="*", help="these only")
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write the table there")
+    parser.add_argument("names", nargs="*", help="parts of the names of those to try; else all")
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", default=REPORTS)
     asked = parser.parse_args()
-    survivors = 0
-    found: dict[str, dict[str, str]] = {"Rules": {}, "PostgreSQL, publisher, applier": {}}
+
+    def wanted(name: str) -> bool:
+        return not asked.names or any(part in name for part in asked.names)
+
+    began = time.monotonic()
+    mutants = [mutant for mutant in MUTANTS if wanted(mutant.name)]
+    verdicts = [said(simulated(name)) for name in rules.MUTANTS if wanted(name)]
+    with ThreadPoolExecutor(asked.workers) as workers:
+        tests = sorted({tests for mutant in mutants for tests in mutant.caught_by})
+        if broken := [found for found in workers.map(failing_as_it_is, tests) if found]:
+            print("fails without any mutant: " + "; ".join(broken), file=sys.stderr)
+            return 2
+        verdicts += workers.map(lambda mutant: said(tried(mutant)), mutants)
     if not asked.names:
-        for name, caught, good in simulated():
-            found["Rules"][name] = caught
-            survivors += not good
-    for mutant in MUTANTS:
-        if asked.names and not any(word in mutant.name for word in asked.names):
-            continue
-        name, caught, good = tried(mutant)
-        print(f"{'caught  ' if good else 'SURVIVED'} {name}: {caught}", flush=True)
-        found["PostgreSQL, publisher, applier"][name] = caught
-        survivors += not good
-    text = (
-        f"# Mutants, {datetime.now(UTC):%Y-%m-%d}\n\nOne bug at a time, and the test that saw it "
-        f"first. {survivors or 'None'} survived.\n\n"
-        + "\n".join(table(title, lines) for title, lines in found.items() if lines)
-    )
-    if asked.report:
         asked.report.mkdir(parents=True, exist_ok=True)
-        (asked.report / "mutants.md").write_text(text, encoding="utf-8")
-    else:
-        print(text)
-    return 1 if survivors else 0
+        page = report(verdicts, (time.monotonic() - began) / 60)
+        (asked.report / "mutants.md").write_text(page, encoding="utf-8")
+    return 0 if all(verdict.caught_by for verdict in verdicts) else 1
 
 
 if __name__ == "__main__":

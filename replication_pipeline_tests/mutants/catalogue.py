@@ -1,10 +1,7 @@
 """The mutants of capture, publisher and applier, and what catches each.
 
-Of the usual suspects these do not apply here: Kafka's offsets committed before the database (they are
-never read; instead the database's own are moved too early), a lock row bumped in BEFORE INSERT (there
-is none), a session marker that leaks from a pool (triggers are off by ``session_replication_role``,
-which is set for a transaction), and own events dropped after a failover, or tombstones collected by age
-(the simulator has both).
+Kafka's own offsets are never read here; instead the database's are moved too early. There is no lock
+row that an insert could bump too early; instead inserts are not lifted above what they could not see.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ RACES: Final = INTEGRATION + "test_apply_races.py"
 DECISIONS: Final = INTEGRATION + "test_decisions.py"
 APPLY: Final = INTEGRATION + "test_apply.py"
 CAPTURE: Final = INTEGRATION + "test_capture.py"
+HEARTBEATS: Final = INTEGRATION + "test_heartbeats.py"
 
 APPLY_SQL: Final = "sql/queries/apply.sql"
 CLOCK_SQL: Final = "sql/schema/30_clock.sql"
@@ -86,11 +84,9 @@ MUTANTS: Final = (
     # --- capture
     Mutant(
         "a key move is one event", STATEMENTS_SQL,
-        "    changes := format(\n"
-        "      'select * from (%s) c where c.__operation <> ''DELETE'' or not exists",
-        "    changes := format(\n"
-        "      'select * from (%s) c where c.__operation <> ''DELETE'' and not exists",
-        (MACHINE,),
+        "'  from (%1$s) __n full join (%2$s) __o on %3$s',",
+        "'  from (%1$s) __n left join (%2$s) __o on %3$s',",
+        (MACHINE, CAPTURE),
     ),
     Mutant(
         "cascades are not captured", FUNCTIONS_SQL,
@@ -107,6 +103,11 @@ MUTANTS: Final = (
         "event ids from the queue's numbers alone", FUNCTIONS_SQL,
         "seed := to_hex(replication.clock() >> 4) ||", "seed := lpad('', 12, '0') ||",
         (DECISIONS,), times=3,
+    ),
+    Mutant(
+        "capture leaves triggers off behind itself", FUNCTIONS_SQL,
+        "  perform set_config('session_replication_role', replication_role, true);\n", "",
+        (MACHINE, CAPTURE),
     ),
     # --- publishing
     Mutant(
@@ -218,5 +219,25 @@ MUTANTS: Final = (
         "parents are deleted under their children", APPLY_SQL,
         " where s.verdict = 'apply' and s.op = 'd' and {same_key}\n   and exists (select from {child}",
         " where false and s.op = 'd' and {same_key}\n   and exists (select from {child}", (MACHINE,),
+    ),
+    Mutant(
+        "the applier's session fires no triggers for good", APPLY_SQL,
+        "select set_config('session_replication_role', 'replica', true)",
+        "select set_config('session_replication_role', 'replica', false)", (APPLY,),
+    ),
+    # --- restores, and forgetting
+    Mutant(
+        "replay leaves out own events", "replication_pipeline/postgres/apply_steps.py",
+        '"contour": "" if again else self.', '"contour": self.',
+        (INTEGRATION + "test_replay.py",),
+    ),
+    Mutant(
+        "tombstones are collected by age", "replication_pipeline/postgres/tombstones.py",
+        "before = min(old, known.before or 0)", "before = old", (HEARTBEATS,),
+    ),
+    Mutant(
+        "forgotten deletes leave no floor", "sql/queries/maintenance.sql",
+        "select %(table)s, max(version) from gone having count(*) > 0",
+        "select %(table)s, max(version) from gone having false", (HEARTBEATS,),
     ),
 )  # fmt: skip

@@ -16,6 +16,8 @@ from replication_pipeline_tests.conftest import MakeContours
 from replication_pipeline_tests.integration.place import Place
 from replication_pipeline_tests.integration.test_machine import DDL, TABLES, Contours
 from replication_pipeline_tests.mutants.catalogue import APPLY_SQL, MUTANTS, Mutant
+from replication_pipeline_tests.mutants.suspects import SUSPECTS
+from replication_pipeline_tests.simulation import mutants as rules
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -35,6 +37,21 @@ QUICK = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_meets_the_text_that_it_changes(mutant: Mutant) -> None:
     assert mutant.change((ROOT / mutant.file).read_text(encoding="utf-8"))
+
+
+@pytest.mark.unit
+def test_every_known_bug_of_replicators_has_a_mutant() -> None:
+    known = {mutant.name for mutant in MUTANTS} | set(rules.MUTANTS)
+    assert set().union(*SUSPECTS.values()) <= known
+    assert all(SUSPECTS.values())
+
+
+@pytest.mark.unit
+def test_tests_that_catch_mutants_are_there() -> None:
+    """Or a mutant would be caught by pytest finding nothing."""
+    assert [
+        t for m in MUTANTS for t in m.caught_by if not (ROOT / t.split("::")[0]).is_file()
+    ] == []
 
 
 @pytest.fixture
