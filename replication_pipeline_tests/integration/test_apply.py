@@ -101,6 +101,20 @@ def test_applied_changes_are_not_captured_again(users: list[Contour], kafka: Emb
     assert b.queue() == []
 
 
+def test_triggers_are_off_for_the_transaction_only(
+    users: list[Contour], feed_of: MakeFeed
+) -> None:
+    """A pooler may hand the applier's session to a writer, whose changes have to be captured."""
+    a, b = users
+    a.run("insert into users (id) values (1)")
+    feed = feed_of(b)
+    feed.apply(take(a))
+    connection, _ = feed.inbox._session.connection()
+    row = connection.execute("show session_replication_role").fetchone()
+    connection.rollback()
+    assert row == ("origin",)
+
+
 def test_own_events_come_home_unapplied(users: list[Contour], kafka: EmbeddedKafka) -> None:
     a, _ = users
     a.run("insert into users (id) values (1)")

@@ -33,10 +33,10 @@ REPORTS: Final = ROOT / "docs" / "reliability"
 
 def report(verdicts: Sequence[Verdict], minutes: float) -> str:
     """The page. A suspect is caught when each of its mutants is."""
-    caught = {v.mutant for v in verdicts if v.caught_by}
+    survivors = {v.mutant for v in verdicts if not v.caught_by}
     suspects = [
         f"| {suspect} | {', '.join(sorted(set(mutants)))} | "
-        f"{'yes' if caught.issuperset(mutants) else 'NO'} |"
+        f"{'yes' if survivors.isdisjoint(mutants) else 'NO'} |"
         for suspect, mutants in SUSPECTS.items()
     ]
     rows = [
@@ -44,7 +44,7 @@ def report(verdicts: Sequence[Verdict], minutes: float) -> str:
         f"{v.seconds:.1f} |"
         for v in verdicts
     ]
-    survived = len(verdicts) - sum(v.caught_by is not None for v in verdicts)
+    survived = sum(v.caught_by is None for v in verdicts)
     summary = (
         "One bug at a time is put into the product, and the tests run that should see it: "
         f"{len(verdicts)} mutants, of which {survived or 'none'} survived. "
