@@ -173,8 +173,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "own events are applied", APPLY_SQL,
-        "where i.well_formed and i.contour <> %(contour)s",
-        "where i.well_formed and (true or i.contour <> %(contour)s)", (APPLY, MACHINE),
+        "contour <> %(contour)s", "contour <> ''", (APPLY,), times=4,
     ),
     Mutant(
         "offsets are set without comparing", APPLY_SQL,
