@@ -41,7 +41,7 @@ simulate: $(STAMP)  ## The rules alone in a million worlds, minutes (SEEDS=10000
 chaos: $(STAMP)  ## Real servers under faults, with a report (ARGS="--seconds 3600 --seed 2 --rate 500")
 	$(BIN)/python -m replication_pipeline_tests.chaos --report docs/reliability $(or $(ARGS),--seconds 300)
 
-mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARGS="sweep")
+mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARGS="tombstone")
 	$(BIN)/python -m replication_pipeline_tests.mutants $(ARGS)
 
 bench: $(STAMP)  ## Measure, an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)

@@ -101,9 +101,7 @@ def test_applied_changes_are_not_captured_again(users: list[Contour], kafka: Emb
     assert b.queue() == []
 
 
-def test_triggers_are_off_for_the_transaction_only(
-    users: list[Contour], feed_of: MakeFeed
-) -> None:
+def test_triggers_are_off_for_the_transaction_only(users: list[Contour], feed_of: MakeFeed) -> None:
     """A pooler may hand the applier's session to a writer, whose changes have to be captured."""
     a, b = users
     a.run("insert into users (id) values (1)")

@@ -41,7 +41,7 @@ def report(verdicts: Sequence[Verdict], minutes: float) -> str:
     ]
     rows = [
         f"| {v.mutant} | `{v.where}` | {f'`{v.caught_by}`' if v.caught_by else 'SURVIVED'} | "
-        f"{v.seconds:.1f} |"
+        f"{v.seconds:.0f} |"
         for v in verdicts
     ]
     survived = sum(v.caught_by is None for v in verdicts)

@@ -71,7 +71,7 @@ def test_the_state_machine_sees_a_bug_of_the_applier(
     for name, text in queries.parse(mutant.change((ROOT / APPLY_SQL).read_text())).items():
         monkeypatch.setitem(loaded, name, text)
     machine = type("Machine", (Contours,), {"places": places, "patience": 2.0})
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=r"^contour [abc]"):  # not: took too long
         run_state_machine_as_test(machine, settings=PROFILE)
 
 

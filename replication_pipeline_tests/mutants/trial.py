@@ -65,10 +65,8 @@ def tried(mutant: Mutant) -> Verdict:
             if found := first_failure(copy, tests):
                 test, because = found
                 return Verdict(mutant.name, mutant.file, test, time.monotonic() - began, because)
-    return Verdict(
-        mutant.name, mutant.file, None, time.monotonic() - began,
-        f"nothing in {', '.join(mutant.caught_by)}",
-    )  # fmt: skip
+    because = f"nothing in {', '.join(mutant.caught_by)}"
+    return Verdict(mutant.name, mutant.file, None, time.monotonic() - began, because)
 
 
 def failing_as_it_is(tests: str) -> str | None:
@@ -90,7 +88,11 @@ def source() -> Iterator[Path]:
 def first_failure(copy: Path, tests: str) -> tuple[str, str] | None:
     """The test that failed first and how, ``None`` if all passed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=short", tests],
+        [
+            *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=short"),
+            f"--basetemp={copy.parent / 't'}",  # that of other runs is cleaned up under our feet
+            tests,
+        ],
         cwd=copy,
         env=os.environ | {"PYTHONPATH": str(copy), "MACHINE_EXAMPLES": "99"},
         capture_output=True,
