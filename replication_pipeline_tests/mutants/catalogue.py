@@ -91,7 +91,7 @@ MUTANTS: Final = (
     Mutant(
         "cascades are not captured", FUNCTIONS_SQL,
         "  if pg_trigger_depth() > 1 then\n", "  if pg_trigger_depth() > 1 then\n    return null;\n",
-        (MACHINE, CAPTURE),
+        (CAPTURE,),
     ),
     Mutant(
         "images by to_jsonb", STATEMENTS_SQL,
@@ -118,15 +118,11 @@ MUTANTS: Final = (
     ),
     Mutant(
         "marked before Kafka has acknowledged", "replication_pipeline/engine/publish.py",
-        """            try:
-                deliveries = self._wait(flight)
-""",
-        """            try:
-                self._settle(claim, Deliveries(), began)
-                self.cycle.outbox.commit(self.results)
-                deliveries = self._wait(flight)
-""",
-        ("replication_pipeline_tests/acceptance/test_publisher_processes.py",),
+        "deliveries = flight.wait(self.cycle.stop)", "deliveries = Deliveries()",
+        (
+            INTEGRATION + "test_publisher_kafka_faults.py",
+            "replication_pipeline_tests/acceptance/test_publisher_processes.py",
+        ),
     ),
     Mutant(
         "a refused event counts as delivered", "replication_pipeline/engine/publish.py",
