@@ -14,6 +14,7 @@ MACHINE: Final = INTEGRATION + "test_machine.py"
 RACES: Final = INTEGRATION + "test_apply_races.py"
 DECISIONS: Final = INTEGRATION + "test_decisions.py"
 APPLY: Final = INTEGRATION + "test_apply.py"
+PUBLISH: Final = INTEGRATION + "test_publish.py"
 CAPTURE: Final = INTEGRATION + "test_capture.py"
 HEARTBEATS: Final = INTEGRATION + "test_heartbeats.py"
 
@@ -54,7 +55,8 @@ MUTANTS: Final = (
     Mutant(
         "no contour in the version", CLOCK_SQL,
         "contour_id constant integer := (select id from replication.contour);",
-        "contour_id constant integer := 0;", (CAPTURE, DECISIONS),
+        "contour_id constant integer := 0;",
+        (CAPTURE + "::test_versions_ascend_carry_the_contour_and_are_those_of_the_rows", DECISIONS),
     ),
     Mutant(
         "an update looks at the clock alone", CLOCK_SQL,
@@ -91,7 +93,7 @@ MUTANTS: Final = (
     Mutant(
         "cascades are not captured", FUNCTIONS_SQL,
         "  if pg_trigger_depth() > 1 then\n", "  if pg_trigger_depth() > 1 then\n    return null;\n",
-        (CAPTURE,),
+        (CAPTURE + "::test_cascades_are_captured_as_changes_of_the_children",),
     ),
     Mutant(
         "images by to_jsonb", STATEMENTS_SQL,
@@ -114,25 +116,26 @@ MUTANTS: Final = (
         "a high-water mark decides what is claimed",
         "replication_pipeline/postgres/low_water.py",
         "if row is not None and row[0] > self._pending[1]:", "if row is not None:",
-        (INTEGRATION + "test_low_water.py",),
+        (INTEGRATION + "test_low_water.py::test_an_id_that_commits_late_is_claimed",),
     ),
     Mutant(
         "marked before Kafka has acknowledged", "replication_pipeline/engine/publish.py",
-        "deliveries = flight.wait(self.cycle.stop)", "deliveries = Deliveries()",
-        (
-            INTEGRATION + "test_publisher_kafka_faults.py",
-            "replication_pipeline_tests/acceptance/test_publisher_processes.py",
-        ),
+        "            limit, goes_on = self.cycle.resize(claim)",
+        """            self.results.append(self._settle(claim, Deliveries(), began))
+            self.cycle.outbox.commit(self.results)
+            self.results.clear()
+            limit, goes_on = self.cycle.resize(claim)""",
+        (INTEGRATION + "test_publisher_kafka_faults.py::test_kafka_is_down_when_the_publisher_starts",),
     ),
     Mutant(
         "a refused event counts as delivered", "replication_pipeline/engine/publish.py",
         "    if not deliveries.refused and not held:\n", "    if True:\n",
-        (INTEGRATION + "test_publish.py",),
+        (PUBLISH + "::test_an_event_too_large_for_kafka_is_parked_and_fences_only_its_key",),
     ),
     Mutant(
         "rows are claimed without their shards", "sql/queries/outbox.sql",
         " limit %(share)s for update skip locked", " limit %(share)s",
-        (INTEGRATION + "test_publish.py", INTEGRATION + "test_publishers_together.py"),
+        (PUBLISH + "::test_shards_are_shared_and_locked", INTEGRATION + "test_publishers_together.py"),
     ),
     # --- applying
     Mutant(
@@ -169,14 +172,15 @@ MUTANTS: Final = (
     ),
     Mutant(
         "own events are applied", APPLY_SQL,
-        "contour <> %(contour)s", "contour <> ''", (APPLY,), times=4,
+        "contour <> %(contour)s", "contour <> ''",
+        (APPLY + "::test_own_events_come_home_unapplied",), times=4,
     ),
     Mutant(
         "offsets are set without comparing", APPLY_SQL,
         """   where o.next_offset = (select w.expected from wanted w
                            where w.topic = o.topic and w.partition = o.partition)
 """,
-        "", (APPLY,),
+        "", (APPLY + "::test_a_consumer_that_lost_its_partition_writes_nothing",),
     ),
     Mutant(
         "offsets move in a transaction of their own", "replication_pipeline/postgres/inbox.py",
@@ -198,7 +202,8 @@ MUTANTS: Final = (
     Mutant(
         "deletes do not settle", APPLY_SQL,
         "nullif(s.record_key, k.record_key), s.version, s.current_version is null",
-        "nullif(s.record_key, k.record_key), s.version, false", (APPLY, RACES),
+        "nullif(s.record_key, k.record_key), s.version, false",
+        (APPLY + "::test_an_insert_under_way_does_not_survive_a_newer_delete",),
     ),
     Mutant(
         "deletes leave no tombstone", APPLY_SQL,
@@ -218,21 +223,24 @@ MUTANTS: Final = (
     Mutant(
         "the applier's session fires no triggers for good", APPLY_SQL,
         "select set_config('session_replication_role', 'replica', true)",
-        "select set_config('session_replication_role', 'replica', false)", (APPLY,),
+        "select set_config('session_replication_role', 'replica', false)",
+        (APPLY + "::test_triggers_are_off_for_the_transaction_only",),
     ),
     # --- restores, and forgetting
     Mutant(
         "replay leaves out own events", "replication_pipeline/postgres/apply_steps.py",
         '"contour": "" if again else self.', '"contour": self.',
-        (INTEGRATION + "test_replay.py",),
+        (INTEGRATION + "test_replay.py::test_a_restored_contour_is_as_it_was",),
     ),
     Mutant(
         "tombstones are collected by age", "replication_pipeline/postgres/tombstones.py",
-        "before = min(old, known.before or 0)", "before = old", (HEARTBEATS,),
+        "before = min(old, known.before or 0)", "before = old",
+        (HEARTBEATS + "::test_a_tombstone_stays_until_every_contour_knows_its_delete",),
     ),
     Mutant(
         "forgotten deletes leave no floor", "sql/queries/maintenance.sql",
         "select %(table)s, max(version) from gone having count(*) > 0",
-        "select %(table)s, max(version) from gone having false", (HEARTBEATS,),
+        "select %(table)s, max(version) from gone having false",
+        (HEARTBEATS + "::test_an_old_event_of_a_forgotten_delete_is_parked_not_applied",),
     ),
 )  # fmt: skip
