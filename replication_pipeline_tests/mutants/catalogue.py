@@ -141,7 +141,7 @@ MUTANTS: Final = (
     Mutant(
         "decided without tombstones", APPLY_SQL,
         "greatest(f.current_version, f.buried_version, 0)", "coalesce(f.current_version, 0)",
-        (MACHINE,),
+        (DECISIONS, MACHINE),
     ),
     Mutant(
         "the last of a batch instead of the newest", APPLY_SQL,

@@ -25,7 +25,7 @@ QUICK = [
     for mutant in MUTANTS
     if mutant.name
     in {
-        "decided without tombstones",
+        "deletes leave no tombstone",
         "the last of a batch instead of the newest",
         "applied changes fire triggers",
         "children are applied without their parent",
