@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -31,7 +30,7 @@ from replication_pipeline_tests.simulation import mutants as rules
 REPORTS: Final = ROOT / "docs" / "reliability"
 
 
-def report(verdicts: Sequence[Verdict], minutes: float) -> str:
+def report(verdicts: Sequence[Verdict]) -> str:
     """The page. A suspect is caught when each of its mutants is."""
     survivors = {v.mutant for v in verdicts if not v.caught_by}
     suspects = [
@@ -45,10 +44,11 @@ def report(verdicts: Sequence[Verdict], minutes: float) -> str:
         for v in verdicts
     ]
     survived = sum(v.caught_by is None for v in verdicts)
+    minutes = sum(v.seconds for v in verdicts) / 60
     summary = (
         "One bug at a time is put into the product, and the tests run that should see it: "
         f"{len(verdicts)} mutants, of which {survived or 'none'} survived. "
-        f"{datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes; `make mutants` does it again."
+        f"{datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes of tests; `make mutants` does it again."
     )
     return "\n".join(
         [
@@ -77,7 +77,7 @@ def report(verdicts: Sequence[Verdict], minutes: float) -> str:
 def said(verdict: Verdict) -> Verdict:
     print(
         f"{'caught  ' if verdict.caught_by else 'SURVIVED'} {verdict.mutant}: "
-        f"{verdict.caught_by or ''} {verdict.seconds:.0f} s, {verdict.because[:150]}",
+        f"{verdict.caught_by or ''} {verdict.seconds:.0f} s, {verdict.because[: 150 if verdict.caught_by else None]}",
         flush=True,
     )
     return verdict
@@ -93,7 +93,6 @@ def main() -> int:
     def wanted(name: str) -> bool:
         return not asked.names or any(part in name for part in asked.names)
 
-    began = time.monotonic()
     mutants = [mutant for mutant in MUTANTS if wanted(mutant.name)]
     verdicts = [said(simulated(name)) for name in rules.MUTANTS if wanted(name)]
     with ThreadPoolExecutor(asked.workers) as workers:
@@ -104,8 +103,7 @@ def main() -> int:
         verdicts += workers.map(lambda mutant: said(tried(mutant)), mutants)
     if not asked.names:
         asked.report.mkdir(parents=True, exist_ok=True)
-        page = report(verdicts, (time.monotonic() - began) / 60)
-        (asked.report / "mutants.md").write_text(page, encoding="utf-8")
+        (asked.report / "mutants.md").write_text(report(verdicts), encoding="utf-8")
     return 0 if all(verdict.caught_by for verdict in verdicts) else 1
 
 

@@ -56,17 +56,22 @@ def simulated(name: str) -> Verdict:
 
 
 def tried(mutant: Mutant) -> Verdict:
-    """Its tests, one file after the other until one fails."""
+    """Its tests, one after the other until one fails."""
     began = time.monotonic()
+    caught, because = None, f"nothing in {', '.join(mutant.caught_by)}"
     with source() as copy:
         file = copy / mutant.file
         file.write_text(mutant.change(file.read_text(encoding="utf-8")), encoding="utf-8")
         for tests in mutant.caught_by:
-            if found := first_failure(copy, tests):
-                test, because = found
-                return Verdict(mutant.name, mutant.file, test, time.monotonic() - began, because)
-    because = f"nothing in {', '.join(mutant.caught_by)}"
-    return Verdict(mutant.name, mutant.file, None, time.monotonic() - began, because)
+            try:
+                found = first_failure(copy, tests)
+            except RuntimeError as error:
+                because = str(error)
+                break
+            if found:
+                caught, because = found
+                break
+    return Verdict(mutant.name, mutant.file, caught, time.monotonic() - began, because)
 
 
 def failing_as_it_is(tests: str) -> str | None:
@@ -86,8 +91,22 @@ def source() -> Iterator[Path]:
 
 
 def first_failure(copy: Path, tests: str) -> tuple[str, str] | None:
-    """The test that failed first and how, ``None`` if all passed."""
-    done = subprocess.run(
+    """The test that failed first and how, ``None`` if all passed. Servers may start twice."""
+    for _ in range(2):
+        done = _pytest(copy, tests)
+        if done.returncode == 0:
+            return None
+        lines = done.stdout.splitlines()
+        for line in lines:
+            if line.startswith("FAILED "):
+                test = line.removeprefix("FAILED ").split(" - ")[0].split("/")[-1].partition("[")[0]
+                because = next((text[1:].strip() for text in lines if text.startswith("E  ")), "")
+                return test, because
+    raise RuntimeError(f"{tests} could not run: {done.stdout[-3000:]}{done.stderr[-2000:]}")
+
+
+def _pytest(copy: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=short"),
             f"--basetemp={copy.parent / 't'}",  # that of other runs is cleaned up under our feet
@@ -100,12 +119,3 @@ def first_failure(copy: Path, tests: str) -> tuple[str, str] | None:
         check=False,
         timeout=LONGEST,
     )
-    if done.returncode == 0:
-        return None
-    lines = done.stdout.splitlines()
-    for line in lines:
-        if line.startswith("FAILED "):
-            test = line.removeprefix("FAILED ").split(" - ")[0].split("/")[-1].partition("[")[0]
-            because = next((text[1:].strip() for text in lines if text.startswith("E  ")), "")
-            return test, because
-    raise RuntimeError(f"{tests} could not run: {done.stdout[-3000:]}{done.stderr[-2000:]}")
