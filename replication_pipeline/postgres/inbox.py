@@ -130,16 +130,7 @@ class PostgresInbox:
         """
         if not self.replaying:
             self._look_after()
-        try:
-            result = self._retry(limit, eagerly=eagerly) or EMPTY
-        except PoisonError:
-            # One of them fails for its content: one by one, so that it holds up no other.
-            result = EMPTY
-            for _ in range(limit):
-                one = self._retry(1, eagerly=False)
-                if one is None:
-                    break
-                result = merge(result, one)
+        result = self._retry(limit, eagerly=eagerly)
         decides = self._anything_parked and not self.replaying
         return merge(result, self._decide_blocked()) if decides else result
 
@@ -239,20 +230,40 @@ class PostgresInbox:
             with contextlib.suppress(PoisonError):
                 self._settle(table_plan)
 
-    def _retry(self, limit: int, *, eagerly: bool) -> BatchResult | None:
-        """One transaction over at most ``limit`` parked events; ``None`` when none is due."""
-        with self._transaction("retrying parked events") as connection:
-            rows = connection.execute(
-                SQL["claim_parked"],
-                {"tables": [p.table.name for p in self._plans], "limit": limit, "eagerly": eagerly},
-            ).fetchall()
-            if not rows:
-                row = connection.execute(SQL["anything_parked"]).fetchone()
-                self._anything_parked = bool(row and row[0])
-                return None
-            failpoint("parked_claimed")
-            self._begin(connection)
-            return self._apply_again(connection, rows)
+    def _retry(
+        self, limit: int, *, eagerly: bool, among: Sequence[int] | None = None
+    ) -> BatchResult:
+        """Try at most ``limit`` parked events again, all in one transaction, or in halves until one
+        that fails for its content stands alone: it must not hold up those whose reason has gone.
+        """
+        claimed: list[int] = []
+        try:
+            with self._transaction("retrying parked events") as connection:
+                rows = connection.execute(
+                    SQL["claim_parked"],
+                    {
+                        "tables": [p.table.name for p in self._plans],
+                        "limit": limit,
+                        "eagerly": eagerly,
+                        "among": among,
+                    },
+                ).fetchall()
+                if not rows:
+                    row = connection.execute(SQL["anything_parked"]).fetchone()
+                    self._anything_parked = bool(row and row[0])
+                    return EMPTY
+                claimed = [row[0] for row in rows]
+                failpoint("parked_claimed")
+                self._begin(connection)
+                return self._apply_again(connection, rows)
+        except PoisonError:
+            if len(claimed) <= 1:
+                raise
+            middle = len(claimed) // 2
+            return merge(
+                self._retry(limit, eagerly=eagerly, among=claimed[:middle]),
+                self._retry(limit, eagerly=eagerly, among=claimed[middle:]),
+            )
 
     def _apply_again(
         self, connection: psycopg.Connection, rows: Sequence[_ParkedRow]

@@ -280,6 +280,28 @@ def test_a_child_waits_for_its_parent(make_contours: MakeContours, feed_of: Make
     assert b.value("select count(*) from replication.parked_events") == 0
 
 
+def test_an_event_at_fault_keeps_no_child_from_its_parent(
+    make_contours: MakeContours, feed_of: MakeFeed
+) -> None:
+    """They are tried again together, and only one of them fails for its content."""
+    a, b = make_contours(FAMILY, FAMILY_TABLES)
+    a.run("insert into parents values (1), (2)")
+    a.run("insert into children values (6, 1, 'ok'), (7, 1, 'does not fit'), (8, 2, 'ok')")
+    one, two, *its_children = take(a)
+    children, parents = feed_of(b, "children"), feed_of(b, "parents")
+    children.apply(its_children)
+    b.run("alter table children alter column name type varchar(3)")
+    parents.apply([one])
+    assert parents.inbox.retry_parked(10, eagerly=True).applied == 1
+    parents.apply([two])
+    b.run(
+        "update replication.parked_events set retried_at = '-infinity' where reason = 'bad_value'"
+    )
+    assert parents.inbox.retry_parked(10, eagerly=True).applied == 1
+    assert b.run("select id from children order by id") == [(6,), (8,)]
+    assert b.run("select reason from replication.parked_events") == [("bad_value",)]
+
+
 def test_a_newer_event_replaces_a_parked_one(
     make_contours: MakeContours, feed_of: MakeFeed
 ) -> None:

@@ -416,9 +416,10 @@ on conflict (topic, partition, kafka_offset) do update
 
 -- name: claim_parked
 -- Lock: the parked rows, FOR UPDATE SKIP LOCKED, so that several appliers share them. Least recently
--- tried first, so that no event keeps the others from their turn.
+-- tried first, so that no event keeps the others from their turn. ``among``: of these only, if given.
 select id, topic, partition, kafka_offset, event from replication.parked_events
  where table_name = any(%(tables)s::text[]) and reason <> 'malformed'
+   and (%(among)s::bigint[] is null or id = any(%(among)s::bigint[]))
    and (%(eagerly)s and reason in ('missing_parent', 'referenced', 'unique_conflict', 'displaced')
         or retried_at < clock_timestamp() - least(attempts * interval '1 second', interval '1 minute'))
  order by retried_at limit %(limit)s for update skip locked
