@@ -17,7 +17,8 @@ class Proxy:
     """Passes bytes on between ``port`` and ``target``.
 
     ``delay``: seconds that each piece takes. ``freeze``: nothing passes and nothing is refused, as
-    behind a firewall that drops packets. ``cut``: connections are reset and new ones are refused.
+    behind a firewall that drops packets; or only the server's answers don't. ``cut``: connections are
+    reset and new ones are refused.
     """
 
     def __init__(self, target: int, port: int | None = None) -> None:
@@ -26,6 +27,8 @@ class Proxy:
         self.delay = 0.0
         self._passing = threading.Event()
         self._passing.set()
+        self._answering = threading.Event()
+        self._answering.set()
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
@@ -43,11 +46,12 @@ class Proxy:
     ) -> None:
         self.cut()
         self._passing.set()
+        self._answering.set()
         for thread in self._threads:
             thread.join(10)
 
-    def freeze(self) -> None:
-        self._passing.clear()
+    def freeze(self, *, answers_only: bool = False) -> None:
+        (self._answering if answers_only else self._passing).clear()
 
     def cut(self) -> None:
         with self._lock:
@@ -65,6 +69,7 @@ class Proxy:
         """All is well again: no delay, nothing frozen, nothing refused."""
         self.delay = 0.0
         self._passing.set()
+        self._answering.set()
         with self._lock:
             if self._listener is None:
                 self._listener = socket.create_server((HOST, self.port))
@@ -100,21 +105,24 @@ class Proxy:
                 self._run(self._pass_both_ways, client, server)
 
     def _pass_both_ways(self, client: socket.socket, server: socket.socket) -> None:
-        back = threading.Thread(target=self._pass, args=(server, client), daemon=True)
+        back = threading.Thread(
+            target=self._pass, args=(server, client, self._answering), daemon=True
+        )
         back.start()
-        self._pass(client, server)
+        self._pass(client, server, self._passing)
         back.join()
         with self._lock:
             self._open -= {client, server}
         client.close()
         server.close()
 
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, gate: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 if self.delay:
                     threading.Event().wait(self.delay)
                 self._passing.wait()
+                gate.wait()
                 target.sendall(data)
         for end in (source, target):
             with suppress(OSError):

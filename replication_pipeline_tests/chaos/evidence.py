@@ -12,7 +12,7 @@ from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline_tests.chaos.kafka_log import Record, read_all
 from replication_pipeline_tests.chaos.stack import PARTITIONS, TOPIC_PREFIX, Contour, Stack
-from replication_pipeline_tests.chaos.workload import Operation
+from replication_pipeline_tests.chaos.workload import CHILDREN, Operation
 
 Name = tuple[str, str]  # table and canonical key
 REPLAYED_AT_ONCE: Final = 2_000
@@ -61,6 +61,7 @@ class State:
     changed_by_replay: int = 0
     leftovers: dict[str, int] = field(default_factory=dict)  # what must be none
     sizes: dict[str, int] = field(default_factory=dict)
+    conflicts: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,8 @@ class Evidence:
     deaths: list[str] = field(default_factory=list)
 
 
-# Deletes that may still take a row away. A parent that lives again, with children, is never looked at.
-UNSETTLED: Final = """
-select count(*) from replication.replication_tombstones b
- where unsettled and not exists (
-   select from parent p where b.table_name = 'parent' and b.record_key = format('{"id":%s}', p.id)
-                          and p.replication_version > b.version)
-"""
+# Deletes that may still take a row away.
+UNSETTLED: Final = "select count(*) from replication.replication_tombstones where unsettled"
 LEFTOVERS: Final = f"""
 select 'unpublished events', (select count(*) from replication.replication_queue where not published)
 union all
@@ -133,8 +129,8 @@ def _state(contour: Contour, tables: Sequence[str], records: Sequence[Record]) -
     rows = rows_of(contour, tables)
     leftovers: dict[str, int] = dict(contour.ask(LEFTOVERS))
     twice = contour.ask(
-        "select table_name, format('{\"id\":%s}', id), version, count(*) from applied "
-        "group by 1, 2, 3 having count(*) > 1"
+        "select table_name, format('{\"id\":%s}', id), version, sum(times) from applied "
+        "group by 1, 2, 3 having sum(times) > 1"
     )
     return State(
         rows=rows,
@@ -156,15 +152,17 @@ def _state(contour: Contour, tables: Sequence[str], records: Sequence[Record]) -
             reason for (reason,) in contour.ask("select reason from replication.parked_events")
         ),
         orphans=[
-            ("child", f'{{"id":{id_}}}')
+            (table, f'{{"id":{id_}}}')
+            for table in CHILDREN
             for (id_,) in contour.ask(
-                "select id from child where parent_id not in (select id from parent)"
+                f"select id from {table} where parent_id not in (select id from parent)"
             )
         ],
         applied_twice=[((table, key), version, count) for table, key, version, count in twice],
         changed_by_replay=_replay(contour, records),
         leftovers=leftovers,
         sizes=dict(contour.ask(SIZES)),
+        conflicts=contour.ask("select count(*) from replication.replication_conflicts")[0][0],
     )
 
 

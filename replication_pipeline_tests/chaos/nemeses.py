@@ -6,12 +6,16 @@ nemesis reports is what it did; one that found nothing to do reports nothing.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -67,6 +71,44 @@ def kill_postgres(at: Field) -> bool:
     return True
 
 
+def restart_postgres(at: Field) -> bool:
+    """As after a change of its configuration: open transactions are rolled back, nothing is lost."""
+    contour = at.chance.choice(at.stack.contours)
+    if not contour.lock.acquire(blocking=False):
+        return False
+    try:
+        contour.server.stop()
+        contour.server.start()
+    finally:
+        contour.lock.release()
+    return True
+
+
+def end_sessions(at: Field) -> bool:
+    """An operator's pg_terminate_backend, for all sessions of workers."""
+    ended = at.chance.choice(at.stack.contours).ask(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name like 'replicat%'"
+    )
+    return bool(ended)
+
+
+def freeze_kafka(at: Field) -> bool:
+    """The broker's process stands still, as in a long collection of garbage."""
+    if not at.stack.kafka_lock.acquire(blocking=False):
+        return False
+    pid = at.stack.kafka.pid
+    try:
+        if pid is None:
+            return False
+        os.kill(pid, signal.SIGSTOP)
+        at.wait(1, 6)
+        os.kill(pid, signal.SIGCONT)
+    finally:
+        at.stack.kafka_lock.release()
+    return True
+
+
 def kill_kafka(at: Field) -> bool:
     if not at.stack.kafka_lock.acquire(blocking=False):
         return False
@@ -92,6 +134,15 @@ def freeze_network(at: Field) -> bool:
     """Nothing passes, and nobody is told."""
     network = _some_network(at)
     network.freeze()
+    at.wait(1, 5)
+    network.mend()
+    return True
+
+
+def cut_one_way(at: Field) -> bool:
+    """Requests arrive, answers don't: what was asked for is done, and nobody knows."""
+    network = _some_network(at)
+    network.freeze(answers_only=True)
     at.wait(1, 5)
     network.mend()
     return True
@@ -145,6 +196,35 @@ def lock_rows(at: Field) -> bool:
     return True
 
 
+def add_column(at: Field) -> bool:
+    """A migration reaches one contour after the other; events that are ahead of it have to wait. It is
+    carried through, whatever happens to the servers meanwhile.
+    """
+    stack = at.stack
+    if not stack.migration.acquire(blocking=False):
+        return False
+    try:
+        stack.columns += 1
+        ddl = f"alter table everything add column if not exists extra_{stack.columns} text default 'x'"
+        for contour in at.chance.sample(stack.contours, k=len(stack.contours)):
+            _insist(partial(contour.ask, f"set lock_timeout = '1s'; {ddl}"))
+            at.wait(0.1, 3)
+    finally:
+        stack.migration.release()
+    return True
+
+
+def _insist(act: Callable[[], object], patience: float = 60) -> None:
+    """Until the server is there and lets us."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with suppress(psycopg.OperationalError):
+            act()
+            return
+        threading.Event().wait(0.2)
+    act()
+
+
 def repeat_events(at: Field) -> bool:
     """Old events come once more, behind newer ones."""
     stack = at.stack
@@ -164,13 +244,18 @@ NEMESES: Final[dict[str, Callable[[Field], bool]]] = {
     "applier SIGTERM": signal_worker("apply", signal.SIGTERM),
     "applier stands still": signal_worker("apply", signal.SIGSTOP, (1, 7)),
     "PostgreSQL kill -9": kill_postgres,
+    "PostgreSQL restart": restart_postgres,
+    "sessions terminated": end_sessions,
     "Kafka kill -9": kill_kafka,
+    "Kafka stands still": freeze_kafka,
     "network cut": cut_network,
     "network frozen": freeze_network,
+    "network one way": cut_one_way,
     "network slow": slow_network,
     "clock jumps": jump_clock,
     "held snapshot": hold_snapshot,
     "row locks": lock_rows,
+    "column added": add_column,
     "events repeated": repeat_events,
 }
 
@@ -184,11 +269,12 @@ class Nemeses:
     pause: float
     done: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    _pack: list[str] = field(default_factory=list)
 
     def rage(self, seconds: float, kinds: Sequence[str] | None = None) -> None:
         """Some kinds take turns for ``seconds``; when this returns, all are undone."""
         over = threading.Event()
-        chosen = kinds or self.chance.sample(sorted(NEMESES), k=min(8, len(NEMESES)))
+        chosen = kinds or self._deal(9)
         timer = threading.Timer(seconds, over.set)
         timer.start()
         running: list[threading.Thread] = []
@@ -201,6 +287,13 @@ class Nemeses:
         for thread in running:
             thread.join(120)
         timer.cancel()
+
+    def _deal(self, count: int) -> list[str]:
+        """The next kinds of a shuffled pack, so that each kind has its turn before any comes again."""
+        if len(self._pack) < count:
+            self._pack += self.chance.sample(sorted(NEMESES), k=len(NEMESES))
+        dealt, self._pack = self._pack[:count], self._pack[count:]
+        return dealt
 
     def _strike(self, name: str, at: Field) -> None:
         try:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,8 @@ class Stack:
     workers: list[Worker] = field(default_factory=list)
     deaths: list[str] = field(default_factory=list)
     kafka_lock: threading.Lock = field(default_factory=threading.Lock)
+    migration: threading.Lock = field(default_factory=threading.Lock)  # one at a time
+    columns: int = 0  # added by migrations
     _over: threading.Event = field(default_factory=threading.Event)
     _supervisor: threading.Thread | None = None
 
@@ -157,11 +160,16 @@ def running(directory: Path, ddl: str, tables: Sequence[str]) -> Iterator[Stack]
             settings={"advertised.listeners": f"PLAINTEXT://127.0.0.1:{front}"},
         )
         network = stack.enter_context(Proxy(port, front))
-        stack.enter_context(kafka)
-        contours = [
-            stack.enter_context(_contour(directory, number, name, network, ddl, tables))
-            for number, name in enumerate(NAMES, start=1)
-        ]
+        with ThreadPoolExecutor() as pool:  # each waits for servers of its own
+            broker = pool.submit(stack.enter_context, kafka)
+            starting = [
+                pool.submit(
+                    stack.enter_context, _contour(directory, number, name, network, ddl, tables)
+                )
+                for number, name in enumerate(NAMES, start=1)
+            ]
+        broker.result()
+        contours = [started.result() for started in starting]
         ensure_topics(contours[0].settings, list(tables))
         made = Stack(directory, contours, kafka, network, tables)
         try:
@@ -189,8 +197,12 @@ def _contour(
                     "partitions": PARTITIONS,
                     "delivery_timeout": "5s",
                 },
-                "tables": list(tables),
-                "consumer": {"session_timeout": "3s", "retry_parked": "1s"},
+                "tables": {t: {"displace": True} if t == "member" else {} for t in tables},
+                "consumer": {
+                    "session_timeout": "3s",
+                    "retry_parked": "1s",
+                    "foreign_key_patience": "2s",
+                },
             }
             config = directory / f"{name}.yaml"
             config.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -21,34 +21,52 @@ Outcome = Literal["committed", "rolled back", "unknown"]
 HOT: Final = 20
 COLD: Final = 100_000
 WRITERS: Final = 2  # a contour
-TABLES: Final = ("register", "parent", "child", "everything")
+TABLES: Final = ("register", "parted", "parent", "child", "loose", "strict", "everything")
+UNIQUE: Final = "member"  # a table with one more unique index, whose newest row lives
+CHILDREN: Final = ("child", "loose", "strict")  # cascade, set null, no action
 
 DDL: Final = """
 create table register (id bigint primary key, op text, note text);
+create table parted (id bigint primary key, op text) partition by hash (id);
+create table parted_0 partition of parted for values with (modulus 2, remainder 0);
+create table parted_1 partition of parted for values with (modulus 2, remainder 1);
 create table parent (id bigint primary key, op text);
 create table child (id bigint primary key, op text,
                     parent_id bigint not null references parent on delete cascade);
+create table loose (id bigint primary key, op text,
+                    parent_id bigint references parent on delete set null);
+create table strict (id bigint primary key, op text, parent_id bigint not null references parent);
 create table everything (
   id bigint primary key, op text, number numeric, real double precision, yes boolean, bytes bytea,
   document jsonb, text_document json, moment timestamptz, day date, span interval, list int[], name uuid
 );
 create table member (id bigint primary key, op text, email text unique);
 
--- Counts what appliers change, row by row. Capture writes in their role when it lifts a row.
-create table applied (table_name text, id bigint, version bigint);
+-- Counts what appliers change, row by row; a row that gives way to a newer one may come in once more.
+-- Capture writes in their role when it lifts a row.
+create table applied (table_name text, id bigint, version bigint, times int);
+grant insert on applied to public;
 create function count_applied() returns trigger language plpgsql as $$
 begin
-  if current_setting('application_name') = 'replicator_consumer' then
-    insert into public.applied values (tg_table_name, new.id, new.replication_version);
+  if current_setting('application_name') <> 'replicator_consumer' then
+    return null;
+  end if;
+  if tg_op = 'DELETE' then
+    insert into public.applied values (tg_argv[0], old.id, old.replication_version, -1);
+  else
+    insert into public.applied values (tg_argv[0], new.id, new.replication_version, 1);
   end if;
   return null;
 end $$;
 do $$
 declare name text;
 begin
-  foreach name in array array['register', 'parent', 'child', 'everything', 'member'] loop
-    execute format('create trigger zz_count_applied after insert or update on %I '
-                   'for each row execute function count_applied()', name);
+  foreach name in array array['register', 'parted_0', 'parted_1', 'parent', 'child', 'loose', 'strict',
+                              'everything', 'member'] loop
+    execute format('create trigger zz_count_applied after insert or update %s on %I '
+                   'for each row execute function count_applied(%L)',
+                   case name when 'member' then 'or delete' else '' end, name,
+                   split_part(name, '_', 1));
     execute format('alter table %I enable replica trigger zz_count_applied', name);
   end loop;
 end $$
@@ -58,10 +76,17 @@ VALUES: Final = (
     "current_date, interval '1 mon -3 days', '{1,null,3}', gen_random_uuid()"
 )
 INSERTS: Final = {
-    "register": "insert into register values (%(key)s, %(op)s, 'new') on conflict do nothing",
-    "parent": "insert into parent values (%(key)s, %(op)s) on conflict do nothing",
-    "child": "insert into child select %(key)s, %(op)s, id from parent "
-    "where id <= %(hot)s order by random() limit 1 on conflict do nothing",
+    "register": "insert into register values (%(key)s, %(op)s, %(note)s) on conflict do nothing",
+    **{
+        table: f"insert into {table} values (%(key)s, %(op)s) on conflict do nothing"
+        for table in ("parted", "parent")
+    },
+    # Each kind of child has parents of its own, so that one's policy does not decide for the others.
+    **{
+        table: f"insert into {table} select %(key)s, %(op)s, id from parent "
+        f"where id <= %(hot)s and id %% 3 = {kind} order by random() limit 1 on conflict do nothing"
+        for kind, table in enumerate(CHILDREN)
+    },
     "everything": f"insert into everything values (%(key)s, %(op)s, {VALUES}) on conflict do nothing",
     "member": "insert into member values (%(key)s, %(op)s, %(email)s) on conflict do nothing",
 }
@@ -139,6 +164,8 @@ class Writer:
             "hot": HOT,
             "other": self.chance.randrange(HOT) + 1,
             "email": f"{self.chance.randrange(HOT)}@example",
+            # Some rows are of 100 kB.
+            "note": "long " * 20_000 if self.chance.random() < 0.02 else "new",
         }
         what: Callable[..., int] = self.chance.choices(
             (self._update, self._insert, self._delete, self._move), (55, 25, 15, 5)
@@ -153,6 +180,13 @@ class Writer:
                 "when not matched then insert (id, op, note) values (s.id, %(op)s, 'merged')"
                 if values["key"] != values["other"]
                 else "update register set op = %(op)s where id = %(key)s",
+                values,
+            ).rowcount
+        if table in CHILDREN and self.chance.random() < 0.3:
+            parent = "(select max(id) from parent where id <= %(other)s and id %% 3 = {})"
+            return connection.execute(
+                f"update {table} set op = %(op)s, parent_id = coalesce("
+                f"{parent.format(CHILDREN.index(table))}, parent_id) where id = %(key)s",
                 values,
             ).rowcount
         where = (
@@ -170,6 +204,8 @@ class Writer:
         return connection.execute(INSERTS[table], values).rowcount
 
     def _delete(self, connection: psycopg.Connection[Any], table: str, values: Any) -> int:
+        if table == "parent" and self.chance.random() < 0.5:
+            connection.execute("delete from strict where parent_id = %(key)s", values)
         connection.execute(f"delete from {table} where id = %(key)s", values)
         return 0
 
