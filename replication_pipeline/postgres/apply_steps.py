@@ -172,6 +172,8 @@ class ApplySteps:
                     "contour": self.settings.contour.name,
                 },
             ).rowcount
+        for statement in unique.step_down:
+            part.displaced += self._execute(statement).rowcount
         for statement in unique.make_way:
             self._execute(statement)
 

@@ -3,7 +3,8 @@
 An index that PostgreSQL checks by columns alone is looked at before anything is written: an event
 whose value another row has is parked with that row named, so that one collision does not fail a batch.
 By default whichever came first stays. With ``displace`` the newer version lives: an older row in its
-way leaves the table, waits among the parked events, and is tried again like them. What lives is then
+way leaves the table, waits among the parked events, and is tried again like them; and a row whose newer
+image is kept out does not live on with its old one. What lives is then
 a function of the versions, whatever the order of arrival; but a row with children never gives way.
 
 Partial indexes, those of expressions, exclusion constraints, and nulls that are not distinct are left
@@ -38,13 +39,14 @@ FALSE = sql.SQL("false")
 class UniquePlan:
     """``blocked`` by rows, then ``rivals`` within the batch: parked, each until nothing more is. In
     this order, as a rival that is blocked itself must keep nobody out: of those that wait together one
-    goes on at each try. ``displace`` and ``make_way``: before the upsert.
+    goes on at each try. ``displace``, ``step_down`` and ``make_way``: before the upsert.
     """
 
     blocked: Sequence[sql.Composed]
     rivals: Sequence[sql.Composed]
     lock_displaced: Sequence[sql.Composed]
     displace: Sequence[sql.Composed]
+    step_down: Sequence[sql.Composed]
     make_way: Sequence[sql.Composed]
 
 
@@ -60,6 +62,7 @@ def unique_plan(table: Table, staged: Mapping[int, Table]) -> UniquePlan:
         rivals=filled("park_rivals"),
         lock_displaced=filled("lock_displaced") if table.displace else [],
         displace=filled("displace") if table.displace else [],
+        step_down=filled("step_down")[:1] if table.displace else [],
         make_way=filled("leave_early", "change_hands"),
     )
 

@@ -225,6 +225,39 @@ def test_every_order_of_arrival_ends_alike(
         b.run("reset session_replication_role")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update people set email = 'taken' where id = 1",
+        "delete from people where id = 1; insert into people (id, email) values (1, 'taken')",
+    ],
+)
+def test_a_row_whose_newer_image_is_kept_out_does_not_keep_the_old_one(
+    make_contours: MakeContours, people_of: list[People], change: str
+) -> None:
+    """At b the row that keeps it out is there already, at c it comes afterwards."""
+    three = people(make_contours, people_of, displace=True, count=3)
+    a, b, c = three.contours
+    a.run("insert into people (id, email) values (1, 'free')")
+    for contour, value in itertools.product((b, c), take(a)):
+        three.give(contour, [value])
+    a.run(change)
+    changed = take(a)
+    b.run("insert into people (id, email) values (2, 'taken')")
+    newer = take(b)
+    for contour, values in ((b, changed), (c, changed), (c, newer), (a, newer)):
+        three.give(contour, values)
+    three.retry()
+    assert [x.run(ROWS) for x in (a, b, c)] == [[(2, "taken")]] * 3
+    c.run("delete from people where id = 2")
+    gone = take(c)
+    three.give(a, gone)
+    three.give(b, gone)
+    three.retry()
+    assert [x.run(ROWS) for x in (a, b, c)] == [[(1, "taken")]] * 3
+    assert parked(a) == parked(b) == parked(c) == []
+
+
 def test_a_row_with_children_does_not_give_way(
     make_contours: MakeContours, people_of: list[People]
 ) -> None:

@@ -239,6 +239,13 @@ select %(topic)s, -1, hashtextextended(record_key, version), event_id, %(table)s
   from told
 on conflict (topic, partition, kafka_offset) do nothing
 
+-- name: step_down
+-- With `displace`: a row whose newer image is kept out leaves with its old one, as it has where the image was
+-- there first. Not one that has children, nor one with values that the image lacks.
+delete from {table} t using {stage} s
+ where s.verdict = 'park' and s.reason = 'unique_conflict' and s.op <> 'd' and s.missing_columns is null
+   and {same_key} and coalesce(t.replication_version, 0) < s.version and not ({has_children})
+
 -- name: leave_early
 -- Deletes come after the upserts; but a row without children whose values an upsert takes goes before.
 delete from {table} t using {stage} s
