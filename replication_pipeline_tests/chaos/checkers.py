@@ -4,6 +4,7 @@ in a sentence each; nothing is good news.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -110,6 +111,8 @@ def c7_no_event_has_effect_twice(of: Evidence) -> Iterator[str]:
             yield f"{_words(name)}: version {version} was applied {count} times in {contour}"
         if state.changed_by_replay:
             yield f"{state.changed_by_replay} events were news to {contour} when all came again"
+        if state.replay_failed:
+            yield f"not all could come again to {contour}: {state.replay_failed}"
 
 
 def c8_no_row_lacks_its_parent(of: Evidence) -> Iterator[str]:
@@ -128,7 +131,9 @@ def c9_nothing_is_left_over(of: Evidence) -> Iterator[str]:
 def c10_all_is_equal_soon(of: Evidence) -> Iterator[str]:
     """Within a minute after the last fault; and no worker gave up meanwhile."""
     for seconds in of.recoveries:
-        if seconds > PATIENCE:
+        if seconds == math.inf:
+            yield "contours did not become quiet and equal"
+        elif seconds > PATIENCE:
             yield f"it took {seconds:.0f} s until all contours were quiet and equal"
     for death in of.deaths:
         yield f"a worker gave up: {death}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
+from replication_pipeline.domain.errors import ReplicationError
 from replication_pipeline.domain.model import Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.postgres.inbox import PostgresInbox
@@ -59,6 +60,7 @@ class State:
     orphans: list[Name] = field(default_factory=list)
     applied_twice: list[tuple[Name, int, int]] = field(default_factory=list)  # version, how often
     changed_by_replay: int = 0
+    replay_failed: str = ""
     leftovers: dict[str, int] = field(default_factory=dict)  # what must be none
     sizes: dict[str, int] = field(default_factory=dict)
     conflicts: int = 0
@@ -132,7 +134,7 @@ def _state(contour: Contour, tables: Sequence[str], records: Sequence[Record]) -
         "select table_name, format('{\"id\":%s}', id), version, sum(times) from applied "
         "group by 1, 2, 3 having sum(times) > 1"
     )
-    return State(
+    found = State(
         rows=rows,
         tombstones={
             (table, key): (version, unsettled)
@@ -159,15 +161,18 @@ def _state(contour: Contour, tables: Sequence[str], records: Sequence[Record]) -
             )
         ],
         applied_twice=[((table, key), version, count) for table, key, version, count in twice],
-        changed_by_replay=_replay(contour, records),
         leftovers=leftovers,
         sizes=dict(contour.ask(SIZES)),
         conflicts=contour.ask("select count(*) from replication.replication_conflicts")[0][0],
     )
+    changed, failed = _replay(contour, records)  # last, as it may change what is read above
+    return replace(found, changed_by_replay=changed, replay_failed=failed)
 
 
-def _replay(contour: Contour, records: Sequence[Record]) -> int:
-    """All topics once more, without the ledger of processed events. How many events were news."""
+def _replay(contour: Contour, records: Sequence[Record]) -> tuple[int, str]:
+    """All topics once more, without the ledger of processed events. How many events were news, and why
+    it could not be done.
+    """
     contour.ask("delete from replication.processed_events")
     inbox = PostgresInbox(contour.settings, "replays")
     changed = 0
@@ -186,9 +191,11 @@ def _replay(contour: Contour, records: Sequence[Record]) -> int:
                 if before[place] < offsets[place]
             )
             changed += inbox.apply(Consumed(tuple(messages), advances)).applied
+    except ReplicationError as error:
+        return changed, error.message
     finally:
         inbox.close()
-    return changed
+    return changed, ""
 
 
 def _sent(record: Record, table: str) -> Sent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
@@ -87,12 +88,15 @@ def markdown(result: Result) -> str:
 def _summary(result: Result) -> str:
     evidence = result.evidence
     found = sum(map(len, result.anomalies.values()))
+    longest = max(evidence.recoveries, default=0.0)
+    rest = f"Once faults ended, all contours were equal and at rest within {longest:.1f} s at most."
+    if longest == math.inf:
+        rest = "Contours did not become equal and quiet again."
     committed = sum(operation.outcome == "committed" for operation in evidence.operations)
     return (
         f"**{found or 'No'} {'anomaly' if found == 1 else 'anomalies'}** after "
         f"{result.seconds:.0f} s, {committed:,} committed transactions and "
-        f"{result.faults.total()} faults of {len(result.faults)} kinds. Once faults ended, all "
-        f"contours were equal and at rest within {max(evidence.recoveries, default=0):.1f} s at most."
+        f"{result.faults.total()} faults of {len(result.faults)} kinds. {rest}"
     )
 
 

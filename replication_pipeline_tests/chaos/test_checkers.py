@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -92,11 +93,13 @@ BROKEN: dict[str, list[Evidence]] = {
     "C7": [
         with_state("a", applied_twice=[(KEY, 20, 2)]),
         with_state("b", changed_by_replay=1),
+        with_state("b", replay_failed="decided again"),
     ],
     "C8": [with_state("a", orphans=[("child", "{}")])],
     "C9": [with_state("a", leftovers={"held events": 1, "idle transactions": 0})],
     "C10": [
         replace(healthy(), recoveries=[61.0]),
+        replace(healthy(), recoveries=[math.inf]),
         replace(healthy(), deaths=["publish of a ended with status 1"]),
     ],
     "C11": [with_state("a", parked=Counter("m")), with_state("b", parked=Counter())],
