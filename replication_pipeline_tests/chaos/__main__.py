@@ -16,7 +16,7 @@ from pathlib import Path
 from replication_pipeline_tests.chaos.nemeses import NEMESES
 from replication_pipeline_tests.chaos.report import markdown
 from replication_pipeline_tests.chaos.run import Options, run
-from replication_pipeline_tests.chaos.workload import TABLES
+from replication_pipeline_tests.chaos.tables import TABLES, UNIQUE
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
         rate=asked.rate,
         pause=asked.pause,
         kinds=asked.only or (),
-        tables=(*TABLES, "member") if asked.unique else TABLES,
+        tables=(*TABLES, UNIQUE) if asked.unique else TABLES,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         directory = asked.keep or Path(temporary)

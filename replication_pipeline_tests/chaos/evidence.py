@@ -13,7 +13,8 @@ from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline_tests.chaos.kafka_log import Record, read_all
 from replication_pipeline_tests.chaos.stack import PARTITIONS, TOPIC_PREFIX, Contour, Stack
-from replication_pipeline_tests.chaos.workload import CHILDREN, Operation
+from replication_pipeline_tests.chaos.tables import CHILDREN
+from replication_pipeline_tests.chaos.workload import Operation
 
 Name = tuple[str, str]  # table and canonical key
 REPLAYED_AT_ONCE: Final = 2_000

@@ -24,7 +24,8 @@ from replication_pipeline_tests.chaos.evidence import UNSETTLED, Evidence, colle
 from replication_pipeline_tests.chaos.kafka_log import AWAY, Record, ends, inject, reader
 from replication_pipeline_tests.chaos.nemeses import Nemeses
 from replication_pipeline_tests.chaos.stack import PARTITIONS, TOPIC_PREFIX, Stack, running
-from replication_pipeline_tests.chaos.workload import DDL, TABLES, Workload
+from replication_pipeline_tests.chaos.tables import DDL, TABLES
+from replication_pipeline_tests.chaos.workload import Workload
 
 ROUND: Final = 15.0  # seconds of faults before all is healed and compared
 LONGEST_WAIT: Final = 240.0  # seconds; later than PATIENCE is late, but not yet lost

@@ -27,6 +27,7 @@ from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.postgres import installer
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.settings import Settings, load_settings
+from replication_pipeline_tests.chaos.tables import UNIQUE
 from replication_pipeline_tests.proxy import Proxy
 
 NAMES: Final = "abc"
@@ -197,7 +198,9 @@ def _contour(
                     "partitions": PARTITIONS,
                     "delivery_timeout": "5s",
                 },
-                "tables": {t: {"displace": True} if t == "member" else {} for t in tables},
+                "tables": {t: {"displace": True} if t == UNIQUE else {} for t in tables},
+                # Deletes that have children wait for rounds of heartbeats.
+                "monitoring": {"heartbeat_interval": "1s"},
                 "consumer": {
                     "session_timeout": "3s",
                     "retry_parked": "1s",
