@@ -77,7 +77,8 @@ def report(verdicts: Sequence[Verdict]) -> str:
 def said(verdict: Verdict) -> Verdict:
     print(
         f"{'caught  ' if verdict.caught_by else 'SURVIVED'} {verdict.mutant}: "
-        f"{verdict.caught_by or ''} {verdict.seconds:.0f} s, {verdict.because[: 150 if verdict.caught_by else None]}",
+        f"{verdict.caught_by or ''} {verdict.seconds:.0f} s, "
+        f"{verdict.because[: 150 if verdict.caught_by else None]}",
         flush=True,
     )
     return verdict
