@@ -206,6 +206,14 @@ class TableOptions(Section):
         default=None,
         description="Of two keys with one unique value the newer row lives; else the first to come.",
     )
+    merge: Literal["row", "columns"] | None = Field(
+        default=None,
+        description="columns: concurrent changes of different columns stand. The same everywhere.",
+    )
+    delta_columns: list[str] | None = Field(
+        default=None,
+        description="Counters: what each contour adds is summed up. Implies merge: columns.",
+    )
 
     foreign_keys: dict[str, ForeignKeyPolicy] = Field(
         default_factory=dict,
@@ -218,6 +226,15 @@ class TableOptions(Section):
     def _one_list(self) -> TableOptions:
         if self.include is not None and self.exclude is not None:
             raise ValueError("include and exclude exclude each other; keep one")
+        if self.merge == "row" and self.delta_columns:
+            raise ValueError("delta_columns need merge: columns; leave merge out")
+        if (self.merge == "columns" or self.delta_columns) and (
+            self.include or self.exclude or self.displace or self.capture_truncate
+        ):
+            raise ValueError(
+                "merge: columns and delta_columns exclude include, exclude, displace "
+                "and capture_truncate"
+            )
         return self
 
 

@@ -25,6 +25,7 @@ select set_config('replication.setup_contour', :'contour', true) as contour,
 \ir schema/20_tables.sql
 \ir schema/25_contours.sql
 \ir schema/30_clock.sql
+\ir schema/35_merge_states.sql
 \ir schema/40_wire_forms.sql
 \ir schema/41_capture_statements.sql
 \ir schema/42_capture_functions.sql

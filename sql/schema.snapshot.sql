@@ -28,7 +28,10 @@ CREATE TABLE replication.replicated_tables (
     displace boolean DEFAULT false NOT NULL,
     fingerprint text NOT NULL,
     set_up_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT replicated_tables_key_columns_check CHECK ((cardinality(key_columns) > 0))
+    merge text DEFAULT 'row'::text NOT NULL,
+    delta_columns text[] DEFAULT '{}'::text[] NOT NULL,
+    CONSTRAINT replicated_tables_key_columns_check CHECK ((cardinality(key_columns) > 0)),
+    CONSTRAINT replicated_tables_merge_check CHECK ((merge = ANY (ARRAY['row'::text, 'columns'::text])))
 );
 ALTER TABLE replication.replicated_tables OWNER TO replication_owner;
 CREATE FUNCTION replication.buried_key(t replication.replicated_tables, key text) RETURNS text
@@ -248,6 +251,9 @@ begin
   select * into t from replication.replicated_tables r where r.table_id = of_table;
   t.include := replication.current_names(t.relation, t.include, t.listed_attnums);
   t.exclude := replication.current_names(t.relation, t.exclude, t.listed_attnums);
+  if t.merge = 'columns' then  -- which has none of the two lists above
+    t.delta_columns := replication.current_names(t.relation, t.delta_columns, t.listed_attnums);
+  end if;
   return replication.with_current_key(t);
 end $$;
 ALTER FUNCTION replication.current_table(of_table integer) OWNER TO postgres;
@@ -265,6 +271,18 @@ CREATE FUNCTION replication.data_columns(t replication.replicated_tables) RETURN
    order by attnum
 $$;
 ALTER FUNCTION replication.data_columns(t replication.replicated_tables) OWNER TO postgres;
+CREATE FUNCTION replication.drop_functions(t replication.replicated_tables) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  execute format('drop function if exists replication.%I()', 'capture_' || t.table_id);
+  if t.merge = 'columns' then
+    execute format('drop function if exists replication.%I()', 'merge_' || t.table_id);
+    delete from replication.merge_states m where m.table_name = t.table_name;
+  end if;
+end $$;
+ALTER FUNCTION replication.drop_functions(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.drop_triggers(part regclass) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -308,7 +326,7 @@ CREATE FUNCTION replication.event_origin(c replication.contour) RETURNS text
   select '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3)
 $$;
 ALTER FUNCTION replication.event_origin(c replication.contour) OWNER TO postgres;
-CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) RETURNS text
+CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
   select '{"before":' || coalesce(before::text,
@@ -320,11 +338,12 @@ CREATE FUNCTION replication.event_value(operation text, record_key text, before 
              || '","row_version":"' || version
              || coalesce('","base_version":"' || base_version || '"', '","base_version":null')
              || coalesce(',"schema_fingerprint":"' || to_hex(shape) || '"', '')
+             || coalesce(',"merge":' || merge::text, '')
              || case operation when 'INSERT' then '},"op":"c","ts_ms":' when 'UPDATE' then '},"op":"u","ts_ms":'
                                when 'DELETE' then '},"op":"d","ts_ms":' else '},"op":"r","ts_ms":' end
              || sent || '}')
 $$;
-ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) OWNER TO postgres;
+ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) OWNER TO postgres;
 CREATE FUNCTION replication.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -412,13 +431,13 @@ CREATE FUNCTION replication.forget_dropped_tables() RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-  dropped integer;
+  dropped replication.replicated_tables;
 begin
   for dropped in
     delete from replication.replicated_tables r
-     where not exists (select from pg_class c where c.oid = r.relation) returning table_id
+     where not exists (select from pg_class c where c.oid = r.relation) returning *
   loop
-    execute format('drop function if exists replication.%I()', 'capture_' || dropped);
+    perform replication.drop_functions(dropped);
   end loop;
 end $$;
 ALTER FUNCTION replication.forget_dropped_tables() OWNER TO postgres;
@@ -632,6 +651,180 @@ on conflict on constraint replication_tombstones_pkey do update set version = s.
     else '' end)
 $_$;
 ALTER FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) OWNER TO postgres;
+CREATE FUNCTION replication.merge_event(op text, version bigint, image jsonb, merge jsonb, keys text[], deltas text[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select case when op = 'd' then jsonb_build_object('deleted', version)
+              when merge ? 'versions' then jsonb_build_object(
+                'version', version, 'versions', merge -> 'versions', 'totals', merge -> 'totals', 'row', image)
+              else replication.merge_fresh(image, version, keys, deltas) end
+         || case when op = 'd' then '{}'
+                 when merge ? 'deleted' then jsonb_build_object('deleted', (merge ->> 'deleted')::bigint)
+                 when op <> 'c' and merge is null then jsonb_build_object('deleted', version - 1)
+                 else '{}' end
+$$;
+ALTER FUNCTION replication.merge_event(op text, version bigint, image jsonb, merge jsonb, keys text[], deltas text[]) OWNER TO postgres;
+CREATE FUNCTION replication.merge_expression(t replication.replicated_tables) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+  select format($sql$
+       (select case when m.image is not null
+                      then jsonb_build_object('deleted', greatest(m.deleted, m.version)::text)
+                    when __operation <> 'INSERT' then jsonb_strip_nulls(jsonb_build_object(
+                      'versions', m.versions, 'totals', m.totals, 'bases', m.bases, 'deleted', m.deleted::text)) end
+          from replication.merge_states m
+         where m.table_name = %L and m.record_key = %s and __operation <> 'DELETE')$sql$,
+    t.table_name, replication.buried_key(t, '__key'))
+$_$;
+ALTER FUNCTION replication.merge_expression(t replication.replicated_tables) OWNER TO postgres;
+CREATE FUNCTION replication.merge_fresh(image jsonb, version bigint, keys text[], deltas text[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select jsonb_build_object(
+    'version', version, 'row', image,
+    'versions', coalesce((select jsonb_object_agg(c, version::text) from jsonb_object_keys(image) c
+                           where c <> all(keys) and c <> all(deltas)), '{}'),
+    'totals', coalesce((select jsonb_object_agg(
+                          c, jsonb_build_object(version || '.' || (version & 1023),
+                                                jsonb_build_array(image ->> c, version::text)))
+                          from unnest(deltas) c), '{}'))
+$$;
+ALTER FUNCTION replication.merge_fresh(image jsonb, version bigint, keys text[], deltas text[]) OWNER TO postgres;
+CREATE TABLE replication.merge_states (
+    table_name text NOT NULL,
+    record_key text NOT NULL,
+    long_key text,
+    versions jsonb NOT NULL,
+    totals jsonb NOT NULL,
+    bases jsonb,
+    deleted bigint,
+    version bigint NOT NULL,
+    image jsonb
+);
+ALTER TABLE replication.merge_states OWNER TO replication_owner;
+CREATE FUNCTION replication.merge_known(image jsonb, version bigint, entry replication.merge_states, buried bigint, keys text[], deltas text[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select case when d.deleted is null then '{}' else jsonb_build_object('deleted', d.deleted) end
+         || case when image is null and entry.image is null then '{}'
+                 when image is not null and (entry.versions is null or entry.image is not null)
+                   then replication.merge_fresh(image, version, keys, deltas)
+                 else jsonb_build_object('version', coalesce(version, entry.version), 'versions', entry.versions,
+                                         'totals', entry.totals, 'row', coalesce(image, entry.image)) end
+    from (select greatest(entry.deleted, buried,
+                          case when image is not null and entry.image is not null then entry.version end)
+                   as deleted) d
+$$;
+ALTER FUNCTION replication.merge_known(image jsonb, version bigint, entry replication.merge_states, buried bigint, keys text[], deltas text[]) OWNER TO postgres;
+CREATE FUNCTION replication.merge_sum(totals jsonb) RETURNS numeric
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  select coalesce(sum((value ->> 0)::numeric), 0) from jsonb_each(totals)
+$$;
+ALTER FUNCTION replication.merge_sum(totals jsonb) OWNER TO postgres;
+CREATE FUNCTION replication.merge_two(a jsonb, b jsonb) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  deleted constant bigint := greatest((a ->> 'deleted')::bigint, (b ->> 'deleted')::bigint);
+  result jsonb;
+  image jsonb;
+  counters jsonb;
+begin
+  if a is null or a = '{}' then
+    return b;
+  elsif b is null or a = b then
+    return a;
+  end if;
+  result := case when deleted is null then '{}' else jsonb_build_object('deleted', deleted) end;
+  if not (a ? 'row' or b ? 'row') then
+    return result;
+  end if;
+  -- Equal versions are of one write; only rows that were there before set-up may differ then.
+  select jsonb_object_agg(coalesce(x.key, y.key),
+                          case when y.key is null then x.value when x.key is null then y.value
+                               when v.a > v.b or v.a = v.b and x.value > y.value then x.value
+                               else y.value end)
+    into image
+    from jsonb_each(a -> 'row') x full join jsonb_each(b -> 'row') y on y.key = x.key
+   cross join lateral (select coalesce((a -> 'versions' ->> x.key)::bigint, 0) as a,
+                              coalesce((b -> 'versions' ->> y.key)::bigint, 0) as b) v;
+  with parts as (
+    select distinct on (c.key, p.key) c.key as name, p.key as part, p.value,
+           split_part(p.key, '.', 1)::bigint as life
+      from (values (a -> 'totals'), (b -> 'totals')) as s(totals), jsonb_each(s.totals) c, jsonb_each(c.value) p
+     order by c.key, p.key, (p.value ->> 1)::bigint desc, (p.value ->> 0)::numeric desc
+  )
+  select coalesce(jsonb_object_agg(name, totals), '{}') into counters
+    from (select name, jsonb_object_agg(part, value) as totals
+            from (select *, max(life) over (partition by name) as newest from parts) l
+           where life = newest or life > coalesce(deleted, 0)
+           group by name) n;
+  if counters <> '{}' then
+    image := image || (
+      select jsonb_object_agg(key, case jsonb_typeof(image -> key)
+                                     when 'number' then to_jsonb(replication.merge_sum(value))
+                                     else to_jsonb(replication.merge_sum(value)::text) end)
+        from jsonb_each(counters) where image ? key);
+  end if;
+  return result || jsonb_build_object(
+    'version', greatest((a ->> 'version')::bigint, (b ->> 'version')::bigint), 'row', image, 'totals', counters,
+    'versions', (
+      select coalesce(jsonb_object_agg(coalesce(x.key, y.key),
+                                       greatest(x.value::bigint, y.value::bigint)::text), '{}')
+        from jsonb_each_text(a -> 'versions') x full join jsonb_each_text(b -> 'versions') y on y.key = x.key));
+end $$;
+ALTER FUNCTION replication.merge_two(a jsonb, b jsonb) OWNER TO postgres;
+CREATE FUNCTION replication.merge_write(of_table text, key text, keys text[], deltas text[], former jsonb, former_version bigint, image jsonb, version bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  fresh constant jsonb := replication.merge_fresh(former, former_version, keys, deltas);
+  short_key constant text := replication.tombstone_key(key);
+  me constant text := (select id from replication.contour);
+  entry replication.merge_states;
+  written text[];
+  name text;
+  part text;
+  added numeric;
+begin
+  insert into replication.merge_states as m
+    (table_name, record_key, long_key, versions, totals, version, image)
+  values (of_table, short_key, nullif(key, short_key), fresh -> 'versions', fresh -> 'totals', former_version,
+          case when image is null then former end)
+  on conflict (table_name, record_key) do update
+     set versions = case when m.image is null then m.versions else excluded.versions end,
+         totals = case when m.image is null then m.totals else excluded.totals end,
+         deleted = case when m.image is null then m.deleted else greatest(m.deleted, m.version) end,
+         version = excluded.version, image = excluded.image, bases = null
+  returning * into entry;
+  if image is null then
+    return;
+  end if;
+  written := array(select c from jsonb_object_keys(image) c
+                    where c <> all(keys) and c <> all(deltas) and image -> c is distinct from former -> c);
+  entry.bases := (select jsonb_object_agg(c, coalesce(entry.versions ->> c, '0')) from unnest(written) c);
+  entry.versions := entry.versions
+    || coalesce((select jsonb_object_agg(c, version::text) from unnest(written) c), '{}');
+  foreach name in array deltas loop
+    added := coalesce((image ->> name)::numeric, 0) - replication.merge_sum(entry.totals -> name);
+    continue when added = 0;
+    select max(split_part(p, '.', 1)::bigint) || '.' || me into part from jsonb_object_keys(entry.totals -> name) p;
+    entry.totals := jsonb_set(entry.totals, array[name, part], jsonb_build_array(
+      (coalesce((entry.totals -> name -> part ->> 0)::numeric, 0) + added)::text, version::text));
+  end loop;
+  update replication.merge_states m
+     set versions = entry.versions, totals = entry.totals, bases = entry.bases, version = merge_write.version
+   where m.table_name = of_table and m.record_key = short_key;
+end $$;
+ALTER FUNCTION replication.merge_write(of_table text, key text, keys text[], deltas text[], former jsonb, former_version bigint, image jsonb, version bigint) OWNER TO postgres;
 CREATE FUNCTION replication.next_version(predecessor bigint) RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select (greatest((pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8, (predecessor operator(pg_catalog.>>) 10) operator(pg_catalog.+) 1)
@@ -684,6 +877,10 @@ begin
   execute format('create or replace trigger replication_capture_delete after delete on %s '
                  'referencing old table as old_rows for each statement execute function %s()',
                  part, function_name);
+  if t.merge = 'columns' then  -- its name sorts behind that of the trigger which sets the version
+    execute format('create or replace trigger zzz_replication_merge before update or delete on %s '
+                   'for each row execute function replication.%I()', part, 'merge_' || t.table_id);
+  end if;
   -- TRUNCATE fires for every table it empties, partitions included.
   if (select relkind from pg_class where oid = part) <> 'p' then
     execute format('create or replace trigger replication_capture_truncate before truncate on %s '
@@ -731,9 +928,9 @@ __buried as (
 )$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
 insert into replication.replication_queue_%1$s
   (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, shape,
-   txid%2$s)
+   txid%9$s%2$s)
 select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%6$s
+       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%10$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
     case when may_lack_image then ', held, parked_at, last_error' else '' end,
@@ -743,7 +940,9 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
        case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
        case when __payload is null and __operation <> 'DELETE'
             then 'the row is too large to be written as an event' end$sql$ else '' end,
-    events, replication.shape_of(t))
+    events, replication.shape_of(t),
+    case when t.merge = 'columns' then ', merge' else '' end,
+    case when t.merge = 'columns' then ',' || replication.merge_expression(t) else '' end)
 $_$;
 ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO postgres;
 CREATE FUNCTION replication.refresh_capture(of_table integer) RETURNS void
@@ -911,12 +1110,13 @@ end $sql$,
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
                  'Capture trigger of ' || t.table_name || '; generated by replication.refresh_capture.');
+  perform replication.refresh_merge(t);
   update replication.replicated_tables r
      set fingerprint = replication.table_fingerprint(t.relation),
          compiled_slot = (select active_slot from replication.queue_ring),
-         key_columns = t.key_columns, include = t.include, exclude = t.exclude,
+         key_columns = t.key_columns, include = t.include, exclude = t.exclude, delta_columns = t.delta_columns,
          listed_attnums = (select array_agg(a.attnum order by l.position)
-                             from unnest(coalesce(t.include, t.exclude)) with ordinality as l(name, position)
+                             from unnest(coalesce(t.include, t.exclude, t.delta_columns)) with ordinality as l(name, position)
                              left join pg_attribute a on a.attrelid = t.relation and a.attname = l.name)
    where r.table_id = t.table_id;
 end $_$;
@@ -929,6 +1129,133 @@ begin
   return replication.follow_schema_changes();
 end $$;
 ALTER FUNCTION replication.refresh_captures() OWNER TO replication_owner;
+CREATE FUNCTION replication.refresh_merge(t replication.replicated_tables) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+  function_name constant text := format('replication.%I', 'merge_' || t.table_id);
+  settings constant text := (
+    select string_agg(format('set %I = %L', setting, value), ' ') from replication.text_settings(t));
+begin
+  if t.merge <> 'columns' then
+    return;
+  end if;
+  execute format($sql$
+create or replace function %1$s() returns trigger language plpgsql security definer
+set search_path = pg_catalog, pg_temp %2$s
+as %3$L $sql$,
+    function_name, settings, format($sql$
+declare
+  registered replication.replicated_tables;
+  former jsonb;
+  former_key text;
+  image jsonb;
+  key text;
+begin
+  if tg_op = 'UPDATE' and new.replication_version is not distinct from old.replication_version then
+    return new;
+  end if;
+  if replication.table_fingerprint(tg_relid) = %1$L then
+    former := %2$s;
+    former_key := %3$s;
+    if tg_op = 'UPDATE' then
+      image := %4$s;
+      key := %5$s;
+    end if;
+  else
+    registered := replication.current_table(%6$s);
+    execute format('select %%s, %%s from (select ($1).*) o', replication.image_expression(registered, 'o', null),
+                   replication.key_expression(registered, 'o')) into former, former_key using old;
+    if tg_op = 'UPDATE' then
+      execute format('select %%s, %%s from (select ($1).*) n', replication.image_expression(registered, 'n', null),
+                     replication.key_expression(registered, 'n')) into image, key using new;
+    end if;
+  end if;
+  if key is distinct from former_key then  -- a DELETE; what comes under the other key is as new
+    perform replication.merge_write(%7$L, former_key, %8$L, %9$L, former, coalesce(old.replication_version, 0),
+                                    null, null);
+  else
+    perform replication.merge_write(%7$L, key, %8$L, %9$L, former, coalesce(old.replication_version, 0),
+                                    image, new.replication_version);
+  end if;
+  if tg_op = 'DELETE' then
+    return old;
+  end if;
+  return new;
+end $sql$,
+      replication.table_fingerprint(t.relation),
+      replication.image_expression(t, 'old', null), replication.key_expression(t, 'old'),
+      replication.image_expression(t, 'new', null), replication.key_expression(t, 'new'),
+      t.table_id, t.table_name, t.key_columns, t.delta_columns));
+  execute format('alter function %s() owner to replication_owner', function_name);
+  execute format('revoke all on function %s() from public', function_name);
+  execute format('comment on function %s() is %L', function_name,
+                 'Merge trigger of ' || t.table_name || '; generated by replication.refresh_merge.');
+end $_$;
+ALTER FUNCTION replication.refresh_merge(t replication.replicated_tables) OWNER TO postgres;
+CREATE FUNCTION replication.refuse_bad_merge(wanted replication.replicated_tables) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  relation constant regclass := wanted.relation;
+  name text;
+  c pg_attribute;
+  problem text;
+  remedy text;
+begin
+  if wanted.merge not in ('row', 'columns') or wanted.merge = 'row' and wanted.delta_columns <> '{}' then
+    raise exception using errcode = 'invalid_parameter_value',
+      message = format('table %s: merge is %L', relation, wanted.merge),
+      hint = 'It is ''row'' or ''columns''; with delta_columns it is ''columns''.';
+  end if;
+  if wanted.merge = 'row' then
+    return;
+  end if;
+  name := case when wanted.include is not null then 'include' when wanted.exclude is not null then 'exclude'
+               when wanted.displace then 'displace' when wanted.capture_truncate then 'capture_truncate' end;
+  if name is not null then
+    raise exception using errcode = 'feature_not_supported',
+      message = format('table %s: %s does not go with merge => ''columns''', relation, name),
+      hint = 'Leave one of the two out.';
+  end if;
+  if (select relkind from pg_class where oid = relation) = 'p' then
+    raise exception using errcode = 'feature_not_supported',
+      message = format('table %s is partitioned, and can''t merge columns', relation),
+      hint = 'Set it up with merge => ''row''.';
+  end if;
+  foreach name in array wanted.delta_columns loop
+    select * into c from pg_attribute a
+     where a.attrelid = relation and a.attname = name and a.attnum > 0 and not a.attisdropped;
+    if name is null or c.attname is null then
+      raise exception using errcode = 'undefined_column',
+        message = format('table %s has no delta column %I', relation, name),
+        hint = 'Names are written as in the catalog, without quotes: ''Mixed Case'', not ''"Mixed Case"''.';
+    end if;
+    problem := null;
+    if name = any(wanted.key_columns) or name = 'replication_version' then
+      problem := 'it tells which row or write it is';
+      remedy := 'A counter stands beside the key.';
+    elsif c.attgenerated <> '' or c.attidentity = 'a' then
+      problem := 'its value is the database''s';
+      remedy := 'A counter is a column that applications write.';
+    elsif c.atttypid not in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype)
+          or c.atttypid = 'numeric'::regtype and c.atttypmod < 0 then
+      problem := format('its type is %s', format_type(c.atttypid, c.atttypmod));
+      remedy := 'Counters are smallint, integer, bigint or numeric(precision, scale).';
+    elsif not c.attnotnull then
+      problem := 'it may be null';
+      remedy := format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL: nothing can be added to null.', relation, name);
+    end if;
+    if problem is not null then
+      raise exception using errcode = 'wrong_object_type',
+        message = format('table %s: the column %I can''t be a delta column: %s', relation, name, problem),
+        hint = remedy;
+    end if;
+  end loop;
+end $$;
+ALTER FUNCTION replication.refuse_bad_merge(wanted replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -972,11 +1299,14 @@ begin
       message = format('table %s: the key column %I can''t be excluded', relation, stray),
       hint = 'The key tells which row a change belongs to.';
   end if;
+  perform replication.refuse_bad_merge(wanted);
   if registered.table_id is null then
     return;
   end if;
   stray := case when registered.full_before <> wanted.full_before then 'full_before'
                 when registered.capture_truncate <> wanted.capture_truncate then 'capture_truncate'
+                when registered.merge <> wanted.merge then 'merge'
+                when not replication.same_names(registered.delta_columns, wanted.delta_columns) then 'delta_columns'
                 when not replication.same_names(registered.include, wanted.include) then 'include'
                 when not replication.same_names(registered.exclude, wanted.exclude) then 'exclude' end;
   if stray is not null then
@@ -1132,7 +1462,7 @@ begin
     perform replication.drop_triggers(part);
   end loop;
   if registered.table_id is not null then
-    execute format('drop function if exists replication.%I()', 'capture_' || registered.table_id);
+    perform replication.drop_functions(registered);
     perform replication.revoke_rights(registered);
   end if;
   if drop_version_column and ours then
@@ -1157,6 +1487,22 @@ begin
   -- No trigger may alter the rows or capture them a second time; values are written as capture does.
   perform set_config('session_replication_role', 'replica', true);
   former := replication.pin_text_settings(t);
+  if t.merge = 'columns' then  -- no column gets another version, so what they have must be told
+    execute format($sql$
+insert into replication.merge_states as m (table_name, record_key, long_key, versions, totals, version)
+select %1$L, replication.tombstone_key(o.key), nullif(o.key, replication.tombstone_key(o.key)),
+       o.state -> 'versions', o.state -> 'totals', o.version
+  from (select %2$s as key, t.replication_version as version,
+               replication.merge_fresh((%3$s)::jsonb, t.replication_version, %4$L, %5$L) as state
+          from %6$s t join unnest($1, $2) as w(leaf, place) on t.tableoid = w.leaf and t.ctid = w.place) o
+on conflict (table_name, record_key) do update
+   set versions = case when m.image is null then m.versions else excluded.versions end,
+       totals = case when m.image is null then m.totals else excluded.totals end,
+       deleted = case when m.image is null then m.deleted else greatest(m.deleted, m.version) end,
+       image = null, bases = null$sql$,
+      t.table_name, replication.key_expression(t, 't'), replication.image_expression(t, 't', null),
+      t.key_columns, t.delta_columns, t.relation) using leaves, places;
+  end if;
   execute format($sql$
 with __renewed as (
   update %1$s t
@@ -1312,7 +1658,7 @@ CREATE FUNCTION replication.same_names(one text[], other text[]) RETURNS boolean
   select (one is null) = (other is null) and coalesce(one <@ other and other <@ one, true)
 $$;
 ALTER FUNCTION replication.same_names(one text[], other text[]) OWNER TO postgres;
-CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean, displace boolean DEFAULT NULL::boolean) RETURNS void
+CREATE FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean DEFAULT NULL::boolean, include text[] DEFAULT NULL::text[], exclude text[] DEFAULT NULL::text[], capture_truncate boolean DEFAULT NULL::boolean, displace boolean DEFAULT NULL::boolean, merge text DEFAULT NULL::text, delta_columns text[] DEFAULT NULL::text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'warning'
@@ -1340,15 +1686,20 @@ begin
   wanted.capture_truncate := coalesce(capture_truncate, registered.capture_truncate, false);
   wanted.include := coalesce(include, case when exclude is null then registered.include end);
   wanted.exclude := coalesce(exclude, case when include is null then registered.exclude end);
+  wanted.displace := coalesce(displace, registered.displace, false);
+  wanted.delta_columns := coalesce(delta_columns, registered.delta_columns, '{}');
+  wanted.merge := coalesce(merge, case when wanted.delta_columns <> '{}' then 'columns' end,
+                           registered.merge, 'row');
   perform replication.refuse_bad_options(registered, wanted);
   execute format('alter table %s add column if not exists replication_version bigint default 0', relation);
   execute format('comment on column %s.replication_version is %L', relation,
                  'Set by replication_pipeline: µs since 1970 << 10 | contour. Not for applications.');
   if registered.table_id is null then
     insert into replication.replicated_tables
-           (table_name, relation, key_columns, full_before, include, exclude, capture_truncate, fingerprint)
+           (table_name, relation, key_columns, full_before, include, exclude, capture_truncate, merge,
+            delta_columns, fingerprint)
     values (wanted.table_name, relation, wanted.key_columns, wanted.full_before, wanted.include,
-            wanted.exclude, wanted.capture_truncate, '')
+            wanted.exclude, wanted.capture_truncate, wanted.merge, wanted.delta_columns, '')
     returning * into registered;
   end if;
   update replication.replicated_tables r
@@ -1361,7 +1712,7 @@ begin
   end loop;
   perform replication.grant_rights(registered.table_id);
 end $$;
-ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) OWNER TO postgres;
+ALTER FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean, merge text, delta_columns text[]) OWNER TO postgres;
 CREATE FUNCTION replication.shape_of(t replication.replicated_tables) RETURNS integer
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1565,6 +1916,11 @@ begin
   return t;
 end $$;
 ALTER FUNCTION replication.with_current_key(t replication.replicated_tables) OWNER TO postgres;
+CREATE AGGREGATE replication.merged(jsonb) (
+    SFUNC = replication.merge_two,
+    STYPE = jsonb
+);
+ALTER AGGREGATE replication.merged(jsonb) OWNER TO postgres;
 CREATE TABLE replication.consumer_offsets (
     topic text NOT NULL,
     partition integer NOT NULL,
@@ -1730,7 +2086,7 @@ CREATE TABLE replication.replication_conflicts (
     resolved_at timestamp with time zone,
     resolved_by text,
     resolution text,
-    CONSTRAINT replication_conflicts_reason_check CHECK ((reason = ANY (ARRAY['update_update'::text, 'update_delete'::text, 'delete_update'::text, 'insert_insert'::text, 'insert_delete'::text]))),
+    CONSTRAINT replication_conflicts_reason_check CHECK ((reason = ANY (ARRAY['update_update'::text, 'update_delete'::text, 'delete_update'::text, 'insert_insert'::text, 'insert_delete'::text, 'same_column'::text]))),
     CONSTRAINT replication_conflicts_resolution_check CHECK ((resolution = ANY (ARRAY['incoming'::text, 'current'::text]))),
     CONSTRAINT replication_conflicts_winner_check CHECK ((winner = ANY (ARRAY['incoming'::text, 'current'::text])))
 );
@@ -1771,7 +2127,8 @@ CREATE TABLE replication.replication_queue (
     last_error text,
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
-    ring_slot smallint DEFAULT 0 NOT NULL
+    ring_slot smallint DEFAULT 0 NOT NULL,
+    merge jsonb
 )
 PARTITION BY LIST (ring_slot);
 ALTER TABLE replication.replication_queue OWNER TO replication_owner;
@@ -1796,7 +2153,8 @@ CREATE TABLE replication.replication_queue_0 (
     last_error text,
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
-    ring_slot smallint DEFAULT 0 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
+    ring_slot smallint DEFAULT 0 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
 ALTER TABLE replication.replication_queue_0 OWNER TO replication_owner;
@@ -1821,7 +2179,8 @@ CREATE TABLE replication.replication_queue_1 (
     last_error text,
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
-    ring_slot smallint DEFAULT 1 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
+    ring_slot smallint DEFAULT 1 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
 ALTER TABLE replication.replication_queue_1 OWNER TO replication_owner;
@@ -1846,7 +2205,8 @@ CREATE TABLE replication.replication_queue_2 (
     last_error text,
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
-    ring_slot smallint DEFAULT 2 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
+    ring_slot smallint DEFAULT 2 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
 ALTER TABLE replication.replication_queue_2 OWNER TO replication_owner;
@@ -1871,7 +2231,8 @@ CREATE TABLE replication.replication_queue_3 (
     last_error text,
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
-    ring_slot smallint DEFAULT 3 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL
+    ring_slot smallint DEFAULT 3 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
 ALTER TABLE replication.replication_queue_3 OWNER TO replication_owner;
@@ -2000,6 +2361,8 @@ ALTER TABLE ONLY replication.heartbeat_log
     ADD CONSTRAINT heartbeat_log_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY replication.heartbeat
     ADD CONSTRAINT heartbeat_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY replication.merge_states
+    ADD CONSTRAINT merge_states_pkey PRIMARY KEY (table_name, record_key);
 ALTER TABLE ONLY replication.parked_events
     ADD CONSTRAINT parked_events_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.parked_events
@@ -2085,6 +2448,8 @@ REVOKE ALL ON FUNCTION replication.current_table(of_table integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.current_table(of_table integer) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.data_columns(t replication.replicated_tables) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.data_columns(t replication.replicated_tables) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.drop_functions(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.drop_functions(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.drop_triggers(part regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.drop_triggers(part regclass) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.earliest_version() FROM PUBLIC;
@@ -2094,9 +2459,9 @@ GRANT SELECT ON TABLE replication.contour TO replication_consumer;
 GRANT SELECT ON TABLE replication.contour TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.event_origin(c replication.contour) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.event_origin(c replication.contour) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) TO replication_owner;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, sent bigint) TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) TO replication_owner;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.follow_ddl() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.follow_ddl() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) FROM PUBLIC;
@@ -2121,6 +2486,28 @@ REVOKE ALL ON FUNCTION replication.key_match(t replication.replicated_tables, on
 GRANT ALL ON FUNCTION replication.key_match(t replication.replicated_tables, one text, other text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.lock_statement(t replication.replicated_tables, operation text) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.merge_event(op text, version bigint, image jsonb, merge jsonb, keys text[], deltas text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merge_event(op text, version bigint, image jsonb, merge jsonb, keys text[], deltas text[]) TO replication_owner;
+GRANT ALL ON FUNCTION replication.merge_event(op text, version bigint, image jsonb, merge jsonb, keys text[], deltas text[]) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.merge_expression(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merge_expression(t replication.replicated_tables) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.merge_fresh(image jsonb, version bigint, keys text[], deltas text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merge_fresh(image jsonb, version bigint, keys text[], deltas text[]) TO replication_owner;
+GRANT ALL ON FUNCTION replication.merge_fresh(image jsonb, version bigint, keys text[], deltas text[]) TO replication_consumer;
+GRANT SELECT,DELETE ON TABLE replication.merge_states TO replication_publisher;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.merge_states TO replication_consumer;
+GRANT SELECT ON TABLE replication.merge_states TO replication_monitor;
+REVOKE ALL ON FUNCTION replication.merge_known(image jsonb, version bigint, entry replication.merge_states, buried bigint, keys text[], deltas text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merge_known(image jsonb, version bigint, entry replication.merge_states, buried bigint, keys text[], deltas text[]) TO replication_owner;
+GRANT ALL ON FUNCTION replication.merge_known(image jsonb, version bigint, entry replication.merge_states, buried bigint, keys text[], deltas text[]) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.merge_sum(totals jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merge_sum(totals jsonb) TO replication_owner;
+GRANT ALL ON FUNCTION replication.merge_sum(totals jsonb) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.merge_two(a jsonb, b jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merge_two(a jsonb, b jsonb) TO replication_owner;
+GRANT ALL ON FUNCTION replication.merge_two(a jsonb, b jsonb) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.merge_write(of_table text, key text, keys text[], deltas text[], former jsonb, former_version bigint, image jsonb, version bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merge_write(of_table text, key text, keys text[], deltas text[], former jsonb, former_version bigint, image jsonb, version bigint) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.next_version(predecessor bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.next_version(predecessor bigint) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.parts_of(relation regclass) FROM PUBLIC;
@@ -2139,6 +2526,10 @@ REVOKE ALL ON FUNCTION replication.refresh_capture(of_table integer) FROM PUBLIC
 GRANT ALL ON FUNCTION replication.refresh_capture(of_table integer) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refresh_captures() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.refresh_captures() TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.refresh_merge(t replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.refresh_merge(t replication.replicated_tables) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.refuse_bad_merge(wanted replication.replicated_tables) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.refuse_bad_merge(wanted replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.refuse_bad_options(registered replication.replicated_tables, wanted replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refuse_unfit_table(relation regclass) FROM PUBLIC;
@@ -2159,8 +2550,8 @@ REVOKE ALL ON FUNCTION replication.rotate_queue(retention interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.rotate_queue(retention interval) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.same_names(one text[], other text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.same_names(one text[], other text[]) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean, merge text, delta_columns text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.setup_table_for_replication(relation regclass, full_before boolean, include text[], exclude text[], capture_truncate boolean, displace boolean, merge text, delta_columns text[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.shape_of(t replication.replicated_tables) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.shape_of(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
@@ -2193,6 +2584,9 @@ REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) 
 GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.merged(jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.merged(jsonb) TO replication_owner;
+GRANT ALL ON FUNCTION replication.merged(jsonb) TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_offsets TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;

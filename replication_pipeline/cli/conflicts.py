@@ -188,12 +188,15 @@ def _facts(settings: Settings, conflict: Conflict) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     lost, _, won = (conflict.reason or "").partition("_")
+    how = "only its columns that both wrote are shown"  # where columns merge
+    if conflict.reason != "same_column":
+        how = f"the {lost} lost to the {won}"
     facts = {
         "conflict": f"{conflict.id}, recorded in {settings.contour.name} "
         f"{conflict.recorded_at:%Y-%m-%d %H:%M:%S %Z}",
         "table": conflict.table_name,
         "key": conflict.record_key,
-        "reason": f"{conflict.reason}: the {lost} lost to the {won}" if conflict.reason else "",
+        "reason": f"{conflict.reason}: {how}" if conflict.reason else "",
         "event": str(conflict.event_id),
         "versions": f"incoming {conflict.incoming_version}, current {conflict.current_version}",
     }

@@ -18,6 +18,7 @@ from replication_pipeline.postgres.catalog import Column, ForeignKey, Table
 from replication_pipeline.postgres.staging import Reader
 
 TEMPLATES: Final = queries.load("apply")
+MERGE_TEMPLATES: Final = queries.load("merge")
 
 # Wire form → SQL value, for types whose wire form is not simply their text.
 _DECODED: Final[dict[str, LiteralString]] = {
@@ -25,6 +26,21 @@ _DECODED: Final[dict[str, LiteralString]] = {
     "jsonb": "{}::jsonb",
     "bytea": "decode({}, 'base64')",
 }
+
+
+# Columns of the stage of a table that merges: what is known here, what comes out, the entry as it was
+# seen; and of each event its state, what it replaced, and its operation.
+_MERGING: Final[tuple[LiteralString, ...]] = (
+    "known jsonb", "folded jsonb", "seen jsonb", "doc jsonb", "bases jsonb", "told_op text",
+)  # fmt: skip
+
+
+def rewriting(table: Table, name: str) -> LiteralString:
+    """A statement that looks at rows which are older than their event. Where columns merge, the row may
+    have the version already and change all the same.
+    """
+    text = TEMPLATES[name]
+    return text.replace("< s.version", "<= s.version") if table.merges else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +72,11 @@ class TablePlan:
         left_out = set(missing)
         names = _Names(self.table)
         columns = [c for c in self.table.columns if c.name not in left_out]
-        return sql.SQL(TEMPLATES["upsert"]).format(
+        templates = MERGE_TEMPLATES if self.table.merges else TEMPLATES
+        return sql.SQL(templates["upsert"]).format(
             table=names.table,
             stage=names.stage,
+            same_key=names.same_key(),
             columns=comma(_name(c.name) for c in columns),
             staged_columns=comma(names.staged(c.name) for c in columns),
             staged_keys=comma(names.staged(k) for k in self.table.keys),
@@ -94,7 +112,7 @@ class TablePlan:
         """One statement a foreign key that points at other columns than the primary key's."""
         names = _Names(self.table)
         return [
-            sql.SQL(TEMPLATES["park_moved"]).format(
+            sql.SQL(rewriting(self.table, "park_moved")).format(
                 table=names.table,
                 stage=names.stage,
                 same_key=names.same_key(),
@@ -158,7 +176,13 @@ def plan(table: Table) -> TablePlan:
         create_stage=template["create_stage"].format(
             stage=names.stage,
             stage_definitions=comma(
-                sql.SQL("{} {}").format(names.stage_column(c.name), _type(c)) for c in columns
+                [
+                    *(
+                        sql.SQL("{} {}").format(names.stage_column(c.name), _type(c))
+                        for c in columns
+                    ),
+                    *(sql.SQL(column) for column in _MERGING if table.merges),
+                ]
             ),
         ),
         stage=template["stage"].format(
@@ -173,7 +197,7 @@ def plan(table: Table) -> TablePlan:
             staged_image=_staged_image(names),
             target_image=_texts_of(columns, lambda name: _of("t", name)),
         ),
-        make_way=template["make_way"].format(
+        make_way=sql.SQL(rewriting(table, "make_way")).format(
             **common,
             numbers_differ=sql.SQL(" or ").join(
                 sql.SQL("{} <> {}").format(_of("t", c.name), names.staged(c.name)) for c in numbers
@@ -181,9 +205,12 @@ def plan(table: Table) -> TablePlan:
         )
         if numbers
         else None,
-        settle=template["settle"].format(
+        settle=(sql.SQL(MERGE_TEMPLATES["settle"]) if table.merges else template["settle"]).format(
             table=names.table,
             and_not_referenced=_and_not_referenced(names, table),
+            row_text=sql.SQL(table.row_text.replace("%", "%%")),
+            keys=_texts(table.keys),
+            deltas=_texts(table.deltas),
             **key_from_json(table),
         ),
         lock_parents=tuple(
@@ -351,6 +378,10 @@ def _name(name: str) -> sql.Identifier:
 
 def _of(alias: str, name: str) -> sql.Identifier:
     return identifier(alias, name)
+
+
+def _texts(names: Iterable[str]) -> sql.Composed:
+    return sql.SQL("array[{}]::text[]").format(comma(_literal(n) for n in names))
 
 
 def comma(parts: Iterable[sql.Composable]) -> sql.Composed:

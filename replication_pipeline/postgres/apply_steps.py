@@ -23,6 +23,7 @@ from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.postgres.apply_plan import TEMPLATES as SQL
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
+from replication_pipeline.postgres.merge_plan import MergePlan, merge_plan
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline.postgres.staging import Judge
 from replication_pipeline.postgres.unique_keys import unique_plan
@@ -45,6 +46,11 @@ class Staged:
     displaced: int = 0
     lag: timedelta = timedelta()
     parked_ids: Sequence[tuple[int]] = ()
+
+    @property
+    def merging(self) -> MergePlan | None:
+        """Where columns merge, what is done in another way than for whole rows."""
+        return merge_plan(self.plan.table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class ApplySteps:
         failpoint("written")
         self._delete_all(parts)
         failpoint("deleted")
+        self._keep_states(parts)
         for part in parts:
             self._finish(part)
         return parts
@@ -88,7 +95,11 @@ class ApplySteps:
         for part in parts:
             self._stage(part, judge)
             self._execute(part.plan.lock_rows)
-            self._execute(part.plan.decide, {"table": part.plan.table.name})
+            name = {"table": part.plan.table.name}
+            if part.merging is None:
+                self._execute(part.plan.decide, name)
+            else:
+                self._execute(part.merging.fold, name | {"events": _json_array(part.messages)})
         return parts
 
     def _stage(self, part: Staged, judge: Judge) -> None:
@@ -105,7 +116,7 @@ class ApplySteps:
         if judge.me:
             fresh = self._only(part.plan.remember, {"staged": part.staged})
             part.duplicates, part.staged = part.staged - fresh, fresh
-        if found.rivals:
+        if found.rivals and part.merging is None:
             part.staged = self._only(part.plan.reduce)
 
     def _judge(self, *, again: bool) -> Judge:
@@ -148,7 +159,7 @@ class ApplySteps:
         if not self.keep_conflicts:
             return
         row = self._execute(
-            part.plan.record_conflicts,
+            part.merging.record_conflicts if part.merging else part.plan.record_conflicts,
             {
                 "table": part.plan.table.name,
                 "contour_id": self.settings.contour.id,
@@ -181,14 +192,19 @@ class ApplySteps:
         name = {"table": part.plan.table.name}
         if part.plan.make_way is not None:
             self._execute(part.plan.make_way)
-        self._execute(part.plan.upsert(), {"missing": None})
+        written = self._execute(part.plan.upsert(), {"missing": None}).rowcount
         for (missing,) in self._execute(part.plan.column_sets).fetchall():
-            self._execute(part.plan.upsert(missing), {"missing": missing})
+            written += self._execute(part.plan.upsert(missing), {"missing": missing}).rowcount
+        if part.merging and written != self._only(part.merging.to_write):
+            raise self._overtaken(part, "inserted")
         if self._execute(part.plan.sweep_resurrected, name).rowcount:
-            raise TransientError(
-                f"contour {self.settings.contour.name}: rows of {part.plan.table.name} were deleted "
-                "here while the batch was applied; it is decided again"
-            )
+            raise self._overtaken(part, "deleted")
+
+    def _overtaken(self, part: Staged, what: str) -> TransientError:
+        return TransientError(
+            f"contour {self.settings.contour.name}: rows of {part.plan.table.name} were {what} "
+            "here while the batch was applied; it is decided again"
+        )
 
     def _delete_all(self, parts: list[Staged]) -> None:
         staged = _staged_tables(parts)
@@ -196,6 +212,15 @@ class ApplySteps:
         for part in reversed(parts):
             self._execute(part.plan.bury, {"table": part.plan.table.name})
             self._execute(part.plan.delete_rows)
+
+    def _keep_states(self, parts: Sequence[Staged]) -> None:
+        """After all rows are locked: a local writer takes the same locks in the same order."""
+        for part in parts:
+            if part.merging is None:
+                continue
+            self._execute(part.merging.park_folded)
+            if self._only(part.merging.keep_states, {"table": part.plan.table.name}):
+                raise self._overtaken(part, "written")
 
     def _until_stable(self, statements: Sequence[sql.Composed]) -> None:
         """Repeat: what is parked by one statement may be what another one relied on."""
@@ -206,6 +231,8 @@ class ApplySteps:
         row = self._execute(part.plan.count_verdicts).fetchone()
         assert row is not None
         part.applied, part.skipped, part.parked = row
+        if part.merging:
+            part.applied += self._only(part.merging.count_folded)
         part.skipped += max(0, len(part.messages) - part.own - part.duplicates - part.staged)
         if part.parked:
             seqs = [s for s, _ in self._execute(part.plan.parked_seqs)]
@@ -235,6 +262,11 @@ class ApplySteps:
 
 def _staged_tables(parts: Sequence[Staged]) -> dict[int, Table]:
     return {part.plan.table.relation: part.plan.table for part in parts}
+
+
+def _json_array(messages: Sequence[Message]) -> str:
+    """All of them by their places; each is a JSON object, as it has been read."""
+    return "[" + ",".join((m.value or b"null").decode() for m in messages) + "]"
 
 
 def total(

@@ -57,7 +57,7 @@ class Table:
     """A table that is set up for replication here. ``relation`` is its OID.
 
     ``key_text`` and ``row_text`` are SQL, made by the server for a row ``t``: its canonical key, and
-    all its columns in the forms of events.
+    all its columns in the forms of events. ``merges``: column by column, with counters in ``deltas``.
     """
 
     name: str
@@ -74,6 +74,8 @@ class Table:
     displace: bool = False
     key_text: str = ""
     row_text: str = ""
+    merges: bool = False
+    deltas: tuple[str, ...] = ()
 
 
 def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[str, Table]:
@@ -104,6 +106,8 @@ def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[st
             displace=displace,
             key_text=key_text,
             row_text=row_text,
+            merges=merge == "columns",
+            deltas=tuple(delta_columns),
             columns=tuple(
                 Column(*column)
                 for column in connection.execute(sql["columns"], {"relation": relation})
@@ -118,7 +122,7 @@ def read_tables(connection: psycopg.Connection, names: Iterable[str]) -> dict[st
         )
         for (
             name, relation, schema, relation_name, key_columns, table_id, fingerprint, displace,
-            key_text, row_text,
+            key_text, row_text, merge, delta_columns,
         ) in rows
     }  # fmt: skip
 

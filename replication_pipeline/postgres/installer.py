@@ -49,7 +49,8 @@ def setup_table(connection: Connection, settings: Settings, table: str) -> None:
     with translating_refusals(f"contour {settings.contour.name}: table {table}"):
         connection.execute(
             "select replication.setup_table_for_replication(%s::text::regclass, full_before => %s,"
-            " include => %s, exclude => %s, capture_truncate => %s, displace => %s)",
+            " include => %s, exclude => %s, capture_truncate => %s, displace => %s,"
+            " merge => %s, delta_columns => %s)",
             (
                 quoted(table),
                 options.full_before,
@@ -57,6 +58,8 @@ def setup_table(connection: Connection, settings: Settings, table: str) -> None:
                 options.exclude,
                 options.capture_truncate,
                 options.displace,
+                options.merge,
+                options.delta_columns,
             ),
         )
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from replication_pipeline.postgres.apply_plan import (
-    TEMPLATES,
     _literal,
     _Names,
     _of,
@@ -28,6 +27,7 @@ from replication_pipeline.postgres.apply_plan import (
     comma,
     conjunction,
     identifier,
+    rewriting,
 )
 from replication_pipeline.postgres.catalog import ForeignKey, Table, UniqueKey
 
@@ -55,7 +55,7 @@ def unique_plan(table: Table, staged: Mapping[int, Table]) -> UniquePlan:
     forms = [_forms(table, key, staged) for key in table.uniques]
 
     def filled(*names: str) -> list[sql.Composed]:
-        return [sql.SQL(TEMPLATES[name]).format(**form) for form in forms for name in names]
+        return [sql.SQL(rewriting(table, name)).format(**form) for form in forms for name in names]
 
     return UniquePlan(
         blocked=filled("park_blocked"),

@@ -95,6 +95,8 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
         (MINIMAL.replace("name: a", "name: A b"), "contour.name: string should match"),
         (MINIMAL.replace("dsn", "dsm"), "postgres.dsm: no such key"),
         (MINIMAL + "tables: {users: {partition: 1}}", "tables.users.partition: no such key"),
+        (MINIMAL + "tables: {t: {merge: row, delta_columns: [n]}}", "leave merge out"),
+        (MINIMAL + "tables: {t: {merge: columns, displace: true}}", "exclude include, exclude"),
         (MINIMAL + f"tables: [{'x' * 250}]", "Kafka allows 249"),
         (MINIMAL + "logging: {level: loud}", "logging.level"),
         ("- a list", "the top level is not a mapping"),

@@ -2,7 +2,8 @@
 
 -- name: tables
 select r.table_name, r.relation::oid::bigint, n.nspname, c.relname, r.key_columns, r.table_id,
-       replication.table_fingerprint(r.relation), r.displace, w.key_expression, w.projection
+       replication.table_fingerprint(r.relation), r.displace, w.key_expression, w.projection,
+       r.merge, r.delta_columns
   from replication.replicated_tables r
   join pg_catalog.pg_class c on c.oid = r.relation
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace

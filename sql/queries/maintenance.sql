@@ -79,7 +79,10 @@ with gone as (
                          where p.table_name = b.table_name
                            and replication.tombstone_key(p.record_key) = b.record_key)
       limit %(limit)s for update skip locked))
-  returning version
+  returning record_key, version
+), states as (
+  delete from replication.merge_states m using gone g
+   where m.table_name = %(table)s and m.record_key = g.record_key and m.image is not null
 ), floor as (
   insert into replication.tombstone_floors as f (table_name, version)
   select %(table)s, max(version) from gone having count(*) > 0

@@ -177,6 +177,19 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
    where c.attname = any(t.key_columns)
 $$;
 
+-- What an event tells of its row beyond the image, of a table that merges columns: see merge_event().
+create or replace function replication.merge_expression(t replication.replicated_tables)
+returns text language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format($sql$
+       (select case when m.image is not null
+                      then jsonb_build_object('deleted', greatest(m.deleted, m.version)::text)
+                    when __operation <> 'INSERT' then jsonb_strip_nulls(jsonb_build_object(
+                      'versions', m.versions, 'totals', m.totals, 'bases', m.bases, 'deleted', m.deleted::text)) end
+          from replication.merge_states m
+         where m.table_name = %L and m.record_key = %s and __operation <> 'DELETE')$sql$,
+    t.table_name, replication.buried_key(t, '__key'))
+$$;
+
 -- The common end of a capture statement: events into the queue, deleted keys into the tombstones.
 create or replace function replication.queue_insert(
   t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text)
@@ -190,9 +203,9 @@ __buried as (
 )$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
 insert into replication.replication_queue_%1$s
   (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, shape,
-   txid%2$s)
+   txid%9$s%2$s)
 select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%6$s
+       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%10$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
     case when may_lack_image then ', held, parked_at, last_error' else '' end,
@@ -202,7 +215,9 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
        case when __payload is null and __operation <> 'DELETE' then clock_timestamp() end,
        case when __payload is null and __operation <> 'DELETE'
             then 'the row is too large to be written as an event' end$sql$ else '' end,
-    events, replication.shape_of(t))
+    events, replication.shape_of(t),
+    case when t.merge = 'columns' then ', merge' else '' end,
+    case when t.merge = 'columns' then ',' || replication.merge_expression(t) else '' end)
 $$;
 
 -- The INSERT that queues the changes of one statement.

@@ -19,6 +19,22 @@ begin
   -- No trigger may alter the rows or capture them a second time; values are written as capture does.
   perform set_config('session_replication_role', 'replica', true);
   former := replication.pin_text_settings(t);
+  if t.merge = 'columns' then  -- no column gets another version, so what they have must be told
+    execute format($sql$
+insert into replication.merge_states as m (table_name, record_key, long_key, versions, totals, version)
+select %1$L, replication.tombstone_key(o.key), nullif(o.key, replication.tombstone_key(o.key)),
+       o.state -> 'versions', o.state -> 'totals', o.version
+  from (select %2$s as key, t.replication_version as version,
+               replication.merge_fresh((%3$s)::jsonb, t.replication_version, %4$L, %5$L) as state
+          from %6$s t join unnest($1, $2) as w(leaf, place) on t.tableoid = w.leaf and t.ctid = w.place) o
+on conflict (table_name, record_key) do update
+   set versions = case when m.image is null then m.versions else excluded.versions end,
+       totals = case when m.image is null then m.totals else excluded.totals end,
+       deleted = case when m.image is null then m.deleted else greatest(m.deleted, m.version) end,
+       image = null, bases = null$sql$,
+      t.table_name, replication.key_expression(t, 't'), replication.image_expression(t, 't', null),
+      t.key_columns, t.delta_columns, t.relation) using leaves, places;
+  end if;
   execute format($sql$
 with __renewed as (
   update %1$s t

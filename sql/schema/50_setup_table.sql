@@ -2,6 +2,8 @@
 
 drop function if exists replication.setup_table_for_replication(regclass, boolean);
 drop function if exists replication.setup_table_for_replication(regclass, boolean, text[], text[], boolean);
+drop function if exists replication.setup_table_for_replication(
+  regclass, boolean, text[], text[], boolean, boolean);
 
 -- Captures every change of `relation` from now on, and lets the consumer role write it.
 --   full_before       events of UPDATE and DELETE carry the whole old row, not only its key
@@ -11,10 +13,14 @@ drop function if exists replication.setup_table_for_replication(regclass, boolea
 --   displace          when rows of two keys have the same value of a unique index, the one with the newer
 --                     version lives and the other waits, parked; otherwise whichever came first stays. The
 --                     same in every contour; may be changed at any time
+--   merge             'columns': Last-Write-Wins column by column, so that concurrent changes of different
+--                     columns both stand; else 'row'. The same in every contour
+--   delta_columns     counters: what each contour adds to them is summed up; implies merge columns
 -- null: as it is, or for a new table false and all columns. Other options than a table has are refused.
 create or replace function replication.setup_table_for_replication(
   relation regclass, full_before boolean default null, include text[] default null,
-  exclude text[] default null, capture_truncate boolean default null, displace boolean default null)
+  exclude text[] default null, capture_truncate boolean default null, displace boolean default null,
+  merge text default null, delta_columns text[] default null)
 returns void language plpgsql
 set search_path = pg_catalog, pg_temp set client_min_messages = warning as $$
 declare
@@ -40,6 +46,10 @@ begin
   wanted.capture_truncate := coalesce(capture_truncate, registered.capture_truncate, false);
   wanted.include := coalesce(include, case when exclude is null then registered.include end);
   wanted.exclude := coalesce(exclude, case when include is null then registered.exclude end);
+  wanted.displace := coalesce(displace, registered.displace, false);
+  wanted.delta_columns := coalesce(delta_columns, registered.delta_columns, '{}');
+  wanted.merge := coalesce(merge, case when wanted.delta_columns <> '{}' then 'columns' end,
+                           registered.merge, 'row');
   perform replication.refuse_bad_options(registered, wanted);
 
   execute format('alter table %s add column if not exists replication_version bigint default 0', relation);
@@ -47,9 +57,10 @@ begin
                  'Set by replication_pipeline: µs since 1970 << 10 | contour. Not for applications.');
   if registered.table_id is null then
     insert into replication.replicated_tables
-           (table_name, relation, key_columns, full_before, include, exclude, capture_truncate, fingerprint)
+           (table_name, relation, key_columns, full_before, include, exclude, capture_truncate, merge,
+            delta_columns, fingerprint)
     values (wanted.table_name, relation, wanted.key_columns, wanted.full_before, wanted.include,
-            wanted.exclude, wanted.capture_truncate, '')
+            wanted.exclude, wanted.capture_truncate, wanted.merge, wanted.delta_columns, '')
     returning * into registered;
   end if;
   update replication.replicated_tables r
@@ -139,17 +150,28 @@ begin
   end loop;
 end $$;
 
+-- What was made for a table that is registered no more.
+create or replace function replication.drop_functions(t replication.replicated_tables)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  execute format('drop function if exists replication.%I()', 'capture_' || t.table_id);
+  if t.merge = 'columns' then
+    execute format('drop function if exists replication.%I()', 'merge_' || t.table_id);
+    delete from replication.merge_states m where m.table_name = t.table_name;
+  end if;
+end $$;
+
 -- Registrations of tables that have been dropped.
 create or replace function replication.forget_dropped_tables()
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  dropped integer;
+  dropped replication.replicated_tables;
 begin
   for dropped in
     delete from replication.replicated_tables r
-     where not exists (select from pg_class c where c.oid = r.relation) returning table_id
+     where not exists (select from pg_class c where c.oid = r.relation) returning *
   loop
-    execute format('drop function if exists replication.%I()', 'capture_' || dropped);
+    perform replication.drop_functions(dropped);
   end loop;
 end $$;
 
@@ -169,6 +191,10 @@ begin
   execute format('create or replace trigger replication_capture_delete after delete on %s '
                  'referencing old table as old_rows for each statement execute function %s()',
                  part, function_name);
+  if t.merge = 'columns' then  -- its name sorts behind that of the trigger which sets the version
+    execute format('create or replace trigger zzz_replication_merge before update or delete on %s '
+                   'for each row execute function replication.%I()', part, 'merge_' || t.table_id);
+  end if;
   -- TRUNCATE fires for every table it empties, partitions included.
   if (select relkind from pg_class where oid = part) <> 'p' then
     execute format('create or replace trigger replication_capture_truncate before truncate on %s '
@@ -412,11 +438,14 @@ begin
       message = format('table %s: the key column %I can''t be excluded', relation, stray),
       hint = 'The key tells which row a change belongs to.';
   end if;
+  perform replication.refuse_bad_merge(wanted);
   if registered.table_id is null then
     return;
   end if;
   stray := case when registered.full_before <> wanted.full_before then 'full_before'
                 when registered.capture_truncate <> wanted.capture_truncate then 'capture_truncate'
+                when registered.merge <> wanted.merge then 'merge'
+                when not replication.same_names(registered.delta_columns, wanted.delta_columns) then 'delta_columns'
                 when not replication.same_names(registered.include, wanted.include) then 'include'
                 when not replication.same_names(registered.exclude, wanted.exclude) then 'exclude' end;
   if stray is not null then
@@ -426,6 +455,67 @@ begin
                     'select remove_table_from_replication(%1$L); select setup_table_for_replication(%1$L, …);',
                     relation);
   end if;
+end $$;
+
+-- The same, of the options `merge` and `delta_columns`.
+create or replace function replication.refuse_bad_merge(wanted replication.replicated_tables)
+returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  relation constant regclass := wanted.relation;
+  name text;
+  c pg_attribute;
+  problem text;
+  remedy text;
+begin
+  if wanted.merge not in ('row', 'columns') or wanted.merge = 'row' and wanted.delta_columns <> '{}' then
+    raise exception using errcode = 'invalid_parameter_value',
+      message = format('table %s: merge is %L', relation, wanted.merge),
+      hint = 'It is ''row'' or ''columns''; with delta_columns it is ''columns''.';
+  end if;
+  if wanted.merge = 'row' then
+    return;
+  end if;
+  name := case when wanted.include is not null then 'include' when wanted.exclude is not null then 'exclude'
+               when wanted.displace then 'displace' when wanted.capture_truncate then 'capture_truncate' end;
+  if name is not null then
+    raise exception using errcode = 'feature_not_supported',
+      message = format('table %s: %s does not go with merge => ''columns''', relation, name),
+      hint = 'Leave one of the two out.';
+  end if;
+  if (select relkind from pg_class where oid = relation) = 'p' then
+    raise exception using errcode = 'feature_not_supported',
+      message = format('table %s is partitioned, and can''t merge columns', relation),
+      hint = 'Set it up with merge => ''row''.';
+  end if;
+  foreach name in array wanted.delta_columns loop
+    select * into c from pg_attribute a
+     where a.attrelid = relation and a.attname = name and a.attnum > 0 and not a.attisdropped;
+    if name is null or c.attname is null then
+      raise exception using errcode = 'undefined_column',
+        message = format('table %s has no delta column %I', relation, name),
+        hint = 'Names are written as in the catalog, without quotes: ''Mixed Case'', not ''"Mixed Case"''.';
+    end if;
+    problem := null;
+    if name = any(wanted.key_columns) or name = 'replication_version' then
+      problem := 'it tells which row or write it is';
+      remedy := 'A counter stands beside the key.';
+    elsif c.attgenerated <> '' or c.attidentity = 'a' then
+      problem := 'its value is the database''s';
+      remedy := 'A counter is a column that applications write.';
+    elsif c.atttypid not in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype)
+          or c.atttypid = 'numeric'::regtype and c.atttypmod < 0 then
+      problem := format('its type is %s', format_type(c.atttypid, c.atttypmod));
+      remedy := 'Counters are smallint, integer, bigint or numeric(precision, scale).';
+    elsif not c.attnotnull then
+      problem := 'it may be null';
+      remedy := format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL: nothing can be added to null.', relation, name);
+    end if;
+    if problem is not null then
+      raise exception using errcode = 'wrong_object_type',
+        message = format('table %s: the column %I can''t be a delta column: %s', relation, name, problem),
+        hint = remedy;
+    end if;
+  end loop;
 end $$;
 
 -- BEFORE TRUNCATE of a table or partition. The table is locked by now, so nobody else writes to it.
@@ -490,7 +580,7 @@ begin
     perform replication.drop_triggers(part);
   end loop;
   if registered.table_id is not null then
-    execute format('drop function if exists replication.%I()', 'capture_' || registered.table_id);
+    perform replication.drop_functions(registered);
     perform replication.revoke_rights(registered);
   end if;
   if drop_version_column and ours then

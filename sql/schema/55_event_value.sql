@@ -5,10 +5,12 @@
 --   sent  milliseconds since 1970: the event's own ts_ms
 drop function if exists replication.event_value(
   text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, bigint);
+drop function if exists replication.event_value(
+  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, integer, bigint);
 create or replace function replication.event_value(
   operation text, record_key text, before json, payload json, head text, txid bigint,
   created_at timestamptz, event_id uuid, version bigint, base_version bigint, shape integer,
-  sent bigint)
+  merge jsonb, sent bigint)
 returns text language sql stable parallel safe as $$
   select '{"before":' || coalesce(before::text,
                                   case when operation in ('UPDATE', 'DELETE') then record_key else 'null' end)
@@ -19,6 +21,7 @@ returns text language sql stable parallel safe as $$
              || '","row_version":"' || version
              || coalesce('","base_version":"' || base_version || '"', '","base_version":null')
              || coalesce(',"schema_fingerprint":"' || to_hex(shape) || '"', '')
+             || coalesce(',"merge":' || merge::text, '')
              || case operation when 'INSERT' then '},"op":"c","ts_ms":' when 'UPDATE' then '},"op":"u","ts_ms":'
                                when 'DELETE' then '},"op":"d","ts_ms":' else '},"op":"r","ts_ms":' end
              || sent || '}')

@@ -18,7 +18,7 @@ begin
     select p.oid::regprocedure as name, p.prosecdef and p.prorettype <> 'event_trigger'::regtype as runs_as_owner
       from pg_proc p where p.pronamespace = 'replication'::regnamespace
   loop
-    execute format('alter function %s owner to %s', object.name,
+    execute format('alter routine %s owner to %s', object.name,
                    case when object.runs_as_owner then 'replication_owner' else 'current_user' end);
     execute format('revoke all on function %s from public', object.name);
     execute format('grant execute on function %s to replication_owner', object.name);
@@ -42,7 +42,8 @@ grant insert, update, delete on replication.workers, replication.worker_counts
 grant delete on replication.processed_events, replication.replication_conflicts
   to replication_publisher;
 grant execute on function replication.event_value(
-  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, integer, bigint) to replication_publisher;
+  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, integer, jsonb, bigint)
+  to replication_publisher;
 grant insert on replication.discarded_events to replication_publisher, replication_consumer;
 grant execute on function replication.rotate_queue(interval), replication.refresh_captures(),
   replication.remove_published(interval, integer) to replication_publisher;
@@ -62,6 +63,13 @@ grant insert, update, delete on replication.processed_events, replication.consum
 grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid),
   replication.tombstone_key(text), replication.renew_rows(integer, oid[], tid[], bigint[]),
   replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp) to replication_consumer;
+-- Merging columns.
+grant insert, update, delete on replication.merge_states to replication_consumer;
+grant delete on replication.merge_states to replication_publisher;
+grant execute on function replication.merge_fresh(jsonb, bigint, text[], text[]), replication.merge_sum(jsonb),
+  replication.merge_two(jsonb, jsonb), replication.merged(jsonb),
+  replication.merge_known(jsonb, bigint, replication.merge_states, bigint, text[], text[]),
+  replication.merge_event(text, bigint, jsonb, jsonb, text[], text[]) to replication_consumer;
 grant execute on function replication.whole_row(integer) to replication_consumer, replication_publisher;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
