@@ -75,12 +75,12 @@ def report(verdicts: Sequence[Verdict]) -> str:
 
 
 def said(verdict: Verdict) -> Verdict:
-    print(
-        f"{'caught  ' if verdict.caught_by else 'SURVIVED'} {verdict.mutant}: "
-        f"{verdict.caught_by or ''} {verdict.seconds:.0f} s, "
-        f"{verdict.because[: 150 if verdict.caught_by else None]}",
-        flush=True,
-    )
+    """Printed at once, as the whole takes long."""
+    if verdict.caught_by:
+        line = f"caught   {verdict.mutant}: {verdict.caught_by}, {verdict.because[:150]}"
+    else:
+        line = f"SURVIVED {verdict.mutant}: {verdict.because}"
+    print(line, flush=True)
     return verdict
 
 
