@@ -131,11 +131,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "marked before Kafka has acknowledged", "replication_pipeline/engine/publish.py",
-        "            limit, goes_on = self.cycle.resize(claim)",
-        """            self.results.append(self._settle(claim, Deliveries(), began))
-            self.cycle.outbox.commit(self.results)
-            self.results.clear()
-            limit, goes_on = self.cycle.resize(claim)""",
+        "deliveries = flight.wait(self.cycle.stop)", "deliveries = Deliveries()",
         (INTEGRATION + "test_publisher_kafka_faults.py::test_kafka_is_down_when_the_publisher_starts",),
     ),
     Mutant(
