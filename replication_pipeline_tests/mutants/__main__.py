@@ -34,7 +34,7 @@ def report(verdicts: Sequence[Verdict]) -> str:
     """The page. A suspect is caught when each of its mutants is."""
     survivors = {v.mutant for v in verdicts if not v.caught_by}
     suspects = [
-        f"| {suspect} | {', '.join(sorted(set(mutants)))} | "
+        f"| {suspect} | {'; '.join(sorted(set(mutants)))} | "
         f"{'yes' if survivors.isdisjoint(mutants) else 'NO'} |"
         for suspect, mutants in SUSPECTS.items()
     ]
