@@ -110,6 +110,8 @@ class KafkaEventConsumer:
         try:
             ends = read_offsets(self._admin, self.settings.contour.name, wanted)
         except TransientError:
+            # A client may be refused for ever once a partition's leader has changed.
+            self._admin = admin_client(self.settings.kafka)
             return False
         return all(position >= ends[key] for key, position in self._positions.items())
 
@@ -242,7 +244,7 @@ class KafkaEventConsumer:
         contour, key = self.settings.contour.name, (topic, partition)
         self._watch.compare()
         stored = self.store.offsets([key]).get(key)
-        log = read_ranges(self._admin, contour, [key])[key]
+        log = read_ranges(admin_client(self.settings.kafka), contour, [key])[key]
         found = standing(stored, log)
         if (stored or 0) != self._positions.get(key) or found in SOUND:
             return TransientError(f"contour {contour}: {topic} [{partition}] is read anew")

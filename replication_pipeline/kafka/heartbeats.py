@@ -134,6 +134,9 @@ class KafkaHeartbeats:
                 offset = future.result(LONGEST_QUESTION + 5).offset
                 ends[partition.topic][partition.partition] = offset
         except (KafkaException, TimeoutError) as error:
+            # A client asks with the leader's epoch that it learned first, and is refused for ever after
+            # the partition has got a new leader, or the same one anew.
+            self._admin = None
             raise self._away(error.args[0] if error.args else None) from None
         return ends
 

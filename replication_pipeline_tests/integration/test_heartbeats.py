@@ -454,6 +454,25 @@ def test_a_missing_topic_is_told_and_waited_out(
         assert heart.standing().state is None
 
 
+def test_beats_are_read_on_when_the_broker_comes_back(
+    users: list[Contour], kafka: EmbeddedKafka
+) -> None:
+    """A client goes on asking with the leader's epoch that it knows, and is refused for it."""
+    writer, reader = KafkaHeartbeats(users[0].settings), KafkaHeartbeats(users[0].settings)
+    try:
+        insist(lambda: writer.send(b"first"))
+        (first,) = insist(lambda: reader.read(None))[0]
+        kafka.kill()
+        kafka.start()
+        insist(lambda: writer.send(b"second"))
+        (second,) = insist(lambda: reader.read(first.offset + 1))[0]
+        assert second.offset > first.offset
+        assert insist(lambda: writer.ends(["users"])) != {}
+    finally:
+        writer.close()
+        reader.close()
+
+
 def test_an_idle_beat_costs_few_statements(beaters: list[Beater]) -> None:
     a, *_ = beaters
     a.beat()
