@@ -24,7 +24,7 @@ from replication_pipeline_tests.chaos.evidence import UNSETTLED, Evidence, colle
 from replication_pipeline_tests.chaos.kafka_log import AWAY, Record, ends, inject, reader
 from replication_pipeline_tests.chaos.nemeses import Nemeses
 from replication_pipeline_tests.chaos.stack import PARTITIONS, TOPIC_PREFIX, Stack, running
-from replication_pipeline_tests.chaos.tables import DDL, TABLES
+from replication_pipeline_tests.chaos.tables import DDL, TABLES, WAITING
 from replication_pipeline_tests.chaos.workload import Workload
 
 ROUND: Final = 15.0  # seconds of faults before all is healed and compared
@@ -140,7 +140,7 @@ def _quiet(stack: Stack, poison: dict[str, Counter[str]]) -> bool:
         ((unpublished, unsettled, parked),) = contour.ask(
             "select (select count(*) from replication.replication_queue where not published), "
             f"({UNSETTLED}), "
-            "(select count(*) from replication.parked_events)"
+            f"(select count(*) from replication.parked_events) - (select count(*) from ({WAITING}) w)"
         )
         if unpublished or unsettled or parked != poison[contour.name].total():
             return False

@@ -59,6 +59,13 @@ begin
   end loop;
 end $$
 """
+# Rows that wait because a newer row has their value.
+WAITING: Final = """
+select p.record_key from replication.parked_events p
+  join member m on m.email = convert_from(p.event, 'UTF8')::json -> 'after' ->> 'email'
+               and m.replication_version > p.version
+ where p.table_name = 'member' and p.reason in ('unique_conflict', 'displaced')
+"""
 VALUES: Final = (
     "1.10, 'NaN', true, '\\xdeadbeef', '{\"a\": [1, 2.50]}', '{\"a\":1, \"a\":2}', clock_timestamp(), "
     "current_date, interval '1 mon -3 days', '{1,null,3}', gen_random_uuid()"

@@ -64,6 +64,13 @@ def with_operation(outcome: Any, rows: dict[str, int]) -> Evidence:
     return replace(healthy(), operations=[Operation("a", "a0-1", rows, outcome)])
 
 
+def with_queued(*queue: Queued) -> Evidence:
+    """The rows of contour b are gone, but for those of a rival that has the value as well."""
+    rows = {e.name: Row(e.version, "digest", e.op, e.unique) for e in queue if e.name != KEY}
+    return with_state("b", queue=list(queue), rows=rows)
+
+
+OLDER_RIVAL = Queued(("register", '{"id":3}'), 5, "INSERT", "b0-2-0", "e5", "x@y.z")
 LATE_ROW = Row(12, "digest", "a0-2-0")
 ORDERED = [sent(INSERT, "a", 0), sent(UPDATE, "b", 4)]
 BROKEN: dict[str, list[Evidence]] = {
@@ -74,6 +81,8 @@ BROKEN: dict[str, list[Evidence]] = {
         with_state("a", rows={KEY: ROW._replace(op="a0-9-9")}),
         with_state("a", rows={KEY: ROW, GONE: LATE_ROW}),
         with_state("a", rows={KEY: ROW, ("child", "{}"): ROW}),
+        with_queued(UPDATE._replace(unique="x@y.z")),
+        with_queued(UPDATE._replace(unique="x@y.z"), OLDER_RIVAL),
     ],
     "C3": [with_state("a", queue=[INSERT, DIED, BORN])],
     "C4": [with_state("b", rows={KEY: ROW, GONE: LATE_ROW})],
@@ -109,6 +118,15 @@ CASES = [(name, evidence) for name, broken in BROKEN.items() for evidence in bro
 
 def test_nothing_is_wrong_with_a_good_history() -> None:
     assert judge(healthy()) == {name: [] for name in CHECKERS}
+
+
+def test_a_row_may_give_way_to_a_newer_one_with_its_value() -> None:
+    newer = OLDER_RIVAL._replace(version=30)
+    queue = [UPDATE._replace(unique="x@y.z"), newer]
+    rows = {newer.name: Row(newer.version, "digest", newer.op, newer.unique)}
+    given = with_state("b", queue=queue, rows=rows)
+    given = replace(given, contours=given.contours | {"a": replace(given.contours["a"], rows=rows)})
+    assert judge(given)["C2 no update is lost"] == []
 
 
 def test_every_checker_is_tested() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import psycopg
 
 from replication_pipeline_tests.chaos.stack import Contour
-from replication_pipeline_tests.chaos.tables import CHILDREN, COLD, HOT, INSERTS
+from replication_pipeline_tests.chaos.tables import CHILDREN, COLD, HOT, INSERTS, UNIQUE
 
 Outcome = Literal["committed", "rolled back", "unknown"]
 WRITERS: Final = 2  # a contour
@@ -111,6 +111,10 @@ class Writer:
                 if values["key"] != values["other"]
                 else "update register set op = %(op)s where id = %(key)s",
                 values,
+            ).rowcount
+        if table == UNIQUE and self.chance.random() < 0.3:
+            return connection.execute(
+                "update member set op = %(op)s, email = %(email)s where id = %(key)s", values
             ).rowcount
         if table in CHILDREN and self.chance.random() < 0.3:
             parent = "(select max(id) from parent where id <= %(other)s and id %% 3 = {})"
