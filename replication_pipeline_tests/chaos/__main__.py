@@ -16,7 +16,6 @@ from pathlib import Path
 from replication_pipeline_tests.chaos.nemeses import NEMESES
 from replication_pipeline_tests.chaos.report import markdown
 from replication_pipeline_tests.chaos.run import Options, run
-from replication_pipeline_tests.chaos.tables import TABLES, UNIQUE
 
 
 def main() -> int:
@@ -30,9 +29,6 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200, help="transactions a second, in all")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between faults, about")
     parser.add_argument("--only", action="append", choices=sorted(NEMESES), help="kinds of faults")
-    parser.add_argument(
-        "--unique", action="store_true", help="also a table with a second unique constraint"
-    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep servers' files and logs")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="write a report there")
     asked = parser.parse_args()
@@ -42,7 +38,6 @@ def main() -> int:
         rate=asked.rate,
         pause=asked.pause,
         kinds=asked.only or (),
-        tables=(*TABLES, UNIQUE) if asked.unique else TABLES,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         directory = asked.keep or Path(temporary)

@@ -9,8 +9,8 @@ from typing import Final
 
 HOT: Final = 20
 COLD: Final = 100_000
-TABLES: Final = ("register", "parted", "parent", "child", "loose", "strict", "everything")
 UNIQUE: Final = "member"  # a table with one more unique index, whose newest row lives
+TABLES: Final = ("register", "parted", "parent", "child", "loose", "strict", "everything", UNIQUE)
 CHILDREN: Final = ("child", "loose", "strict")  # cascade, set null, no action
 
 DDL: Final = """
