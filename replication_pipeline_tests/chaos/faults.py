@@ -19,6 +19,7 @@ from typing import Any, Final
 import psycopg
 
 from replication_pipeline.domain.names import topic_for
+from replication_pipeline.embedded.process import EmbeddedServerError
 from replication_pipeline_tests.chaos.kafka_log import inject, some_old
 from replication_pipeline_tests.chaos.stack import PARTITIONS, Role, Stack
 from replication_pipeline_tests.chaos.tables import HOT
@@ -63,7 +64,7 @@ def kill_postgres(at: Field) -> bool:
     try:
         contour.server.kill()
         at.wait(0.2, 1.5)
-        contour.server.start()
+        _insist(contour.server.start)
     finally:
         contour.lock.release()
     return True
@@ -76,7 +77,7 @@ def restart_postgres(at: Field) -> bool:
         return False
     try:
         contour.server.stop()
-        contour.server.start()
+        _insist(contour.server.start)
     finally:
         contour.lock.release()
     return True
@@ -113,7 +114,7 @@ def kill_kafka(at: Field) -> bool:
     try:
         at.stack.kafka.kill()
         at.wait(0.2, 1.5)
-        at.stack.kafka.start()
+        _insist(at.stack.kafka.start)
     finally:
         at.stack.kafka_lock.release()
     return True
@@ -212,11 +213,11 @@ def add_column(at: Field) -> bool:
     return True
 
 
-def _insist(act: Callable[[], object], patience: float = 60) -> None:
-    """Until the server is there and lets us."""
+def _insist(act: Callable[[], object], patience: float = 90) -> None:
+    """Until the server is there and lets us; a busy machine may need a second try."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        with suppress(psycopg.OperationalError):
+        with suppress(psycopg.OperationalError, EmbeddedServerError):
             act()
             return
         threading.Event().wait(0.2)
