@@ -173,7 +173,7 @@ MEANINGS: Final = {
     "the transaction or nothing of it",
     "C6": "of a contour's events of a key, the last occurrences ascend by version, in one partition",
     "C7": "a trigger counts each version once in each contour; applying the log once more, without "
-    "the ledger of known events, changes nothing",
+    "the ledger of known events, changes nothing (but for `displace`, where it is not done)",
     "C8": "for foreign keys with ON DELETE CASCADE, SET NULL and NO ACTION",
     "C9": "no unpublished, held or unsettled events, and no transaction left open",
     "C10": "after each round of faults; and no worker ended unasked",
