@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -72,7 +72,8 @@ class PostgresOutbox:
     _next_look: float = field(default=0.0)
     _next_due: float = field(default=0.0)
     _due: bool = field(default=False)  # rows are held whose time has come
-    # Shards of this turn, and above which id they are to be claimed; and what was claimed above it.
+    # Shards of this turn, those first that the last claim left out, and above which id they are to be
+    # claimed; and what was claimed above it.
     _reached: dict[int, int] = field(default_factory=dict)
     _in_hand: list[int] = field(default_factory=list)
 
@@ -110,24 +111,30 @@ class PostgresOutbox:
         """
         with self._translating("claiming events"):
             connection = self._of_the_turn()
-            # An idle claim is ended by the server after twice this time; see `connect`.
-            send_by = time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds()
-            now = time.time() + self._clock
+            shards = list(self._reached)
+            asked = _Asked(
+                limit=limit,
+                each=max(self.settings.publisher.batch_size, -(-limit // len(shards))),
+                at=time.time() + self._clock,
+                # An idle claim is ended by the server after twice this time; see `connect`.
+                send_by=time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds(),
+            )
             cursor = connection.cursor(binary=True, row_factory=_claimed)
             cursor.execute(
                 SQL["claim"],
                 {
-                    "shards": list(self._reached),
+                    "shards": shards,
                     "floors": list(self._reached.values()),
                     "in_hand": self._in_hand,
                     "limit": limit,
+                    "each": asked.each,
                     "large": LARGE,
                     "heads": self._heads_as_json,
-                    "sent": int(now * 1000),
+                    "sent": int(asked.at * 1000),
                 },
                 prepare=True,
             )
-            return lambda: self._take(connection, cursor, limit, now, send_by)
+            return lambda: self._take(connection, cursor, asked)
 
     def settle(
         self,
@@ -275,35 +282,33 @@ class PostgresOutbox:
             self._next_due = 0.0  # the other shards may have some as well
 
     def _take(
-        self,
-        connection: psycopg.Connection,
-        cursor: psycopg.Cursor[ClaimedEvent],
-        limit: int,
-        now: float,
-        send_by: float,
+        self, connection: psycopg.Connection, cursor: psycopg.Cursor[ClaimedEvent], asked: _Asked
     ) -> Claim | None:
         with self._translating("reading claimed events"):
             rows = cursor.fetchall()
             if not rows:
                 return None
-            oldest = min(event.created for event in rows)
+            oldest = min(map(attrgetter("created"), rows))
+            of_shards = Counter(map(attrgetter("shard"), rows))
             kept, cut = within(rows)
-            full = cut or len(rows) >= limit
+            full = cut or len(rows) >= asked.limit or max(of_shards.values()) >= asked.each
             # On backlog above what was claimed. Else lower ids may be committed at any moment.
             if full:
-                self._reached |= {event.shard: event.id for event in kept}
+                reached = {event.shard: event.id for event in kept}
+                left_out = {s: floor for s, floor in self._reached.items() if s not in reached}
+                self._reached = left_out | reached
             self._in_hand = [] if full else [event.id for event in kept]
             events = [
-                event if event.value else self._read(connection, event, int(now * 1000))
+                event if event.value else self._read(connection, event, int(asked.at * 1000))
                 for event in kept
                 if not event.fenced
             ]
             return Claim(
                 events=events,
                 fenced=[event for event in kept if event.fenced],
-                oldest_age=timedelta(seconds=max(0.0, now - oldest / 1_000_000)),
+                oldest_age=timedelta(seconds=max(0.0, asked.at - oldest / 1_000_000)),
                 full=full,
-                send_by=send_by,
+                send_by=asked.send_by,
             )
 
     def _read(self, connection: psycopg.Connection, event: ClaimedEvent, sent: int) -> ClaimedEvent:
@@ -347,6 +352,16 @@ class PostgresOutbox:
 
     def _translating(self, doing: str) -> Any:
         return translating(f"contour {self.settings.contour.name}: {doing}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a claim may bring: ``limit`` rows, ``each`` of a shard. ``at``: by the server's clock."""
+
+    limit: int
+    each: int
+    at: float
+    send_by: float
 
 
 def within(rows: list[ClaimedEvent]) -> tuple[list[ClaimedEvent], bool]:

@@ -277,7 +277,10 @@ def _buffers(outbox: PostgresOutbox, floors: list[int]) -> int:
     total = 0
     for name, more in (
         ("anything_waiting", {}),
-        ("claim", {"limit": 500, "large": LARGE, "in_hand": [], "heads": "{}", "sent": 0}),
+        (
+            "claim",
+            {"limit": 500, "each": 500, "large": LARGE, "in_hand": [], "heads": "{}", "sent": 0},
+        ),
     ):
         for _ in range(2):
             row = connection.execute(

@@ -20,7 +20,7 @@ from replication_pipeline.postgres.connection import connect, pin_plans
 from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOutbox
 from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
-from replication_pipeline_tests.integration.outbox import settle
+from replication_pipeline_tests.integration.outbox import publisher, settle
 from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
@@ -263,6 +263,33 @@ def test_idle_claims_write_nothing(users: list[Contour]) -> None:
         outbox.close()
 
 
+def test_a_claim_takes_from_all_shards_alike(users: list[Contour]) -> None:
+    """So that no shard waits for others to be empty."""
+    contour = users[0]
+    contour.run("insert into users (id) select generate_series(1, 800)")
+    with publisher(with_settings(contour.settings, publisher={"batch_size": 20})) as outbox:
+        claim = outbox.claim(320)
+        assert claim is not None
+        assert claim.full
+        of_shards = [event.shard for event in claim.events]
+        assert [of_shards.count(shard) for shard in range(SHARDS)] == [20] * SHARDS
+        settle(outbox, claim)
+
+
+def test_a_shard_that_is_alone_is_taken_to_its_end(users: list[Contour]) -> None:
+    contour = users[0]
+    contour.run("insert into users (id, balance) values (1, 0)")
+    for _ in range(49):
+        contour.run("update users set balance = balance + 1")
+    with publisher(with_settings(contour.settings, publisher={"batch_size": 20})) as outbox:
+        sizes: list[tuple[int, bool]] = []
+        while claim := outbox.claim(320):
+            outbox.settle(claim.events)
+            sizes.append((len(claim.events), claim.full))
+        assert sizes == [(20, True), (20, True), (10, False)]
+        outbox.commit([])
+
+
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bool) -> None:
     """Every partition is read by (shard, id), whatever the statistics say."""
@@ -279,6 +306,7 @@ def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bo
                 "shards": shards,
                 "floors": [0] * SHARDS,
                 "limit": 500,
+                "each": 500,
                 "large": 8192,
                 "in_hand": [],
                 "heads": "{}",

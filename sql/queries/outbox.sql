@@ -83,7 +83,8 @@ update replication.replication_queue q
    and q.table_name = d.table_name and q.parked_at is null and q.retry_at is null
 
 -- name: claim
--- Locks up to %(limit)s rows FOR UPDATE, oldest first within each locked shard, and encodes them.
+-- Locks up to %(limit)s rows FOR UPDATE, up to %(each)s of the oldest of each locked shard, and encodes
+-- them. Rows of many shards that were written together lie together: the same pages serve all.
 -- Index: replication_queue_waiting, one range a shard and partition, so depth costs nothing.
 -- Not those `in_hand`, which this turn has claimed already. `value` is empty for a row that must wait behind a held one of its key (`fenced`; index
 -- replication_queue_held), and for one that `read` brings by itself: one with more than %(large)s bytes,
@@ -110,7 +111,7 @@ select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar,
         where q.shard = s.shard and not q.held and q.id > s.floor and not q.published
           and q.id <> all(%(in_hand)s::bigint[])
         order by q.id
-        limit %(limit)s
+        limit %(each)s
         for update of q skip locked) q
      limit %(limit)s) q
 
