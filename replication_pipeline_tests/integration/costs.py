@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 
 import psycopg
@@ -16,9 +17,12 @@ class Batches:
     """A window's observer; nothing may disturb the window."""
 
     counts: list[int] = field(default_factory=list)
+    collections: set[int] = field(default_factory=set)
+    """How many new objects call the garbage collector."""
 
     def batch(self, result: BatchResult, totals: WindowTotals) -> None:
         self.counts.append(result.count)
+        self.collections.add(gc.get_threshold()[0])
 
     def retrying(self, error: TransientError, attempt: int, pause: object) -> None:
         pytest.fail(f"disturbed: {error}")

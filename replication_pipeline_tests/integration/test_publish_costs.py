@@ -5,6 +5,7 @@ A bound is about a quarter above what was seen; a change that breaks one is to b
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,10 @@ def warm_outbox(contour: Contour) -> Iterator[PostgresOutbox]:
 
 def publish(contour: Contour, outbox: PostgresOutbox) -> list[int]:
     """The sizes of the batches."""
-    seen = Batches()
+    seen, usual = Batches(), (700, 10, 10)
+    gc.set_threshold(
+        *usual
+    )  # windows beside each other in other tests' threads may have left theirs
     with runtime.open_producer(contour.settings) as producer:
         totals = runtime.publish_window(
             contour.settings,
@@ -63,6 +67,8 @@ def publish(contour: Contour, outbox: PostgresOutbox) -> list[int]:
             observer=seen,
         )
     assert totals.processed == sum(seen.counts)
+    assert min(seen.collections) >= 100_000, "the garbage collector looks through every batch"
+    assert gc.get_threshold() == usual
     return seen.counts
 
 
