@@ -33,11 +33,13 @@ from bench.results import Result, recorder
 from bench.throughput import SERVER
 from replication_pipeline import logs, runtime
 from replication_pipeline.domain.model import (
+    WHOLE,
     BatchResult,
     Claim,
     ClaimedEvent,
     Deliveries,
     DeliveryFailure,
+    Part,
 )
 from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline.engine.ports import EventProducer, Flight, Outbox
@@ -124,9 +126,9 @@ class MeteredOutbox:
     outbox: Outbox
     meter: Meter
 
-    def claim(self, limit: int) -> Claim | None:
+    def claim(self, limit: int, part: Part = WHOLE) -> Claim | None:
         with self.meter.part(REST_OF_CLAIM):
-            return self.outbox.claim(limit)
+            return self.outbox.claim(limit, part)
 
     def request(self, limit: int) -> Callable[[], Claim | None]:
         with self.meter.part(REST_OF_CLAIM):

@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Event
 from typing import Any, Final, Protocol
 
 from bench.children import PROCESSES, cpu_seconds
+from bench.further_lanes import further_lanes
 from bench.round_trips import connections, counted
 from replication_pipeline import logs
 from replication_pipeline.settings import Settings
@@ -114,7 +115,8 @@ def work_in_child(
                 ready.meanwhile()
             pipe.recv()
             began, cpu, backends = now(), time.process_time(), _backends()
-            worked = ready.run()
+            with further_lanes(count=count) as others:
+                worked = ready.run()
             cpu = time.process_time() - cpu
             # One that was opened meanwhile has used all its time for this.
             used = sum(after - backends.get(pid, 0.0) for pid, after in _backends().items())
@@ -124,9 +126,9 @@ def work_in_child(
                 began=began,
                 ended=worked.ended,
                 cpu=cpu,
-                backend_cpu=used,
+                backend_cpu=used + others.cpu,
                 parked=worked.parked,
-                round_trips=trips.count if trips else 0,
+                round_trips=(trips.count if trips else 0) + others.round_trips,
             )
         )
 

@@ -19,6 +19,7 @@ from replication_pipeline.domain.names import Topic
 from replication_pipeline.engine.apply import ApplyCycle
 from replication_pipeline.engine.companion import Accompanied, Companion
 from replication_pipeline.engine.heartbeat import Beating, Listening
+from replication_pipeline.engine.lanes import Lanes
 from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
 from replication_pipeline.engine.publish import PublishCycle
 from replication_pipeline.engine.republish import Republish, Selection, Watcher
@@ -60,9 +61,9 @@ def rare_collections() -> Iterator[None]:
 
 
 @contextmanager
-def open_outbox(settings: Settings, instance: str) -> Iterator[PostgresOutbox]:
+def open_outbox(settings: Settings, instance: str, lane: int = 0) -> Iterator[PostgresOutbox]:
     """The contour's queue; connects at the first claim and again whenever the server was away."""
-    outbox = PostgresOutbox(settings, instance)
+    outbox = PostgresOutbox(settings, instance, lane)
     try:
         yield outbox
     finally:
@@ -155,14 +156,29 @@ def publish_window(
 ) -> WindowTotals:
     """Publish for ``length`` (``None``: until stopped), or ``until`` the queue is drained.
 
+    ``outbox`` and ``producer`` are the first lane's. On backlog more are opened, which count as the
+    worker ``instance``; without its name there is one lane, and a window of one cycle is one turn.
     ``FatalError`` when an operator has to act; outages are waited out.
     """
     publisher = settings.publisher
-    cycle = PublishCycle(outbox, producer, publisher.batch_size, publisher.max_batch_size, stop)
+
+    def cycle(outbox: Outbox, producer: EventProducer) -> PublishCycle:
+        return PublishCycle(outbox, producer, publisher.batch_size, publisher.max_batch_size, stop)
+
+    @contextmanager
+    def another(lane: int) -> Iterator[PublishCycle]:
+        with (
+            open_outbox(settings, instance, lane) as own_outbox,
+            open_producer(settings) as own_producer,
+            closing(cycle(own_outbox, own_producer)) as opened,
+        ):
+            yield opened
+
+    most = publisher.lanes if instance and until != "one_cycle" else 1
     with (
         rare_collections(),
-        closing(cycle),
-        with_heartbeats(settings, "publisher", cycle) as accompanied,
+        closing(Lanes(cycle(outbox, producer), another, most)) as lanes,
+        with_heartbeats(settings, "publisher", lanes) as accompanied,
     ):
         return Window(
             role="publisher",
@@ -172,7 +188,8 @@ def publish_window(
             length=length,
             until=until,
             poll_interval=publisher.poll_interval,
-            caught_up=cycle.caught_up,
+            caught_up=lanes.caught_up,
+            finish=lanes.finish,
         ).run()
 
 

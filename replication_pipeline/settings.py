@@ -38,6 +38,7 @@ from replication_pipeline.domain.version import MAX_CONTOUR_ID
 
 CONFIG_VARIABLE: Final = "REPLICATION_CONFIG"
 ENV_PREFIX: Final = "REPLICATION__"
+MOST_LANES: Final = 8
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -249,6 +250,12 @@ class PublisherSettings(Section):
         ge=1,
         le=100_000,
         description="Up to here batches grow by themselves on backlog.",
+    )
+    lanes: int = Field(
+        default=2,
+        ge=1,
+        le=MOST_LANES,
+        description="Connections by which one publisher drains a backlog; one without a backlog.",
     )
     poll_interval: Duration = Field(
         default=timedelta(seconds=1),

@@ -118,6 +118,19 @@ def until_claimed(contour: Contour) -> None:
     until(lambda: contour.value(free) == 0, "the rows to be claimed")
 
 
+PUBLISHERS_SESSIONS = (
+    "from pg_stat_activity where datname = current_database() "
+    "and application_name = 'replicator_publisher'"
+)
+
+
+def sessions(contour: Contour) -> int:
+    """How many publishers have, one a lane."""
+    count = contour.value(f"select count(*) {PUBLISHERS_SESSIONS}")
+    assert isinstance(count, int)
+    return count
+
+
 def attempts(contour: Contour) -> int:
     """The most that any event has."""
     most = contour.value("select coalesce(max(attempts), 0) from replication.replication_queue")

@@ -54,6 +54,21 @@ class ClaimedEvent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One of ``of`` lanes of a publisher, counted from 0: what it takes of the publisher's shards."""
+
+    number: int
+    of: int
+
+    def of_share(self, share: int) -> int:
+        """How many; those of all lanes are ``share`` together."""
+        return (share + self.of - 1 - self.number) // self.of
+
+
+WHOLE: Final = Part(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """Rows of some shards, in the order of ids: those to send, and those to hold. ``oldest_age`` is
     that of the oldest row; ``full``: more are likely to wait.

@@ -11,12 +11,14 @@ from datetime import timedelta
 from typing import Protocol
 
 from replication_pipeline.domain.model import (
+    WHOLE,
     BatchResult,
     Claim,
     ClaimedEvent,
     Consumed,
     Deliveries,
     DeliveryFailure,
+    Part,
 )
 from replication_pipeline.engine.stopping import StopToken
 
@@ -26,9 +28,10 @@ class Outbox(Protocol):
     ``abandon`` ends. One call at a time, from whichever thread.
     """
 
-    def claim(self, limit: int) -> Claim | None:
-        """Lock up to ``limit`` of the oldest rows: of some shards; within a turn the next ones of the
-        same shards. ``None``: there are none; a turn that was open stays so.
+    def claim(self, limit: int, part: Part = WHOLE) -> Claim | None:
+        """Lock up to ``limit`` of the oldest rows: of some shards, no more than a lane with this
+        ``part`` may have; within a turn the next ones of the same shards. ``None``: there are none; a
+        turn that was open stays so.
         """
 
     def request(self, limit: int) -> Callable[[], Claim | None]:

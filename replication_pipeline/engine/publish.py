@@ -26,11 +26,13 @@ from typing import Final
 
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import (
+    WHOLE,
     BatchResult,
     Claim,
     ClaimedEvent,
     Deliveries,
     DeliveryFailure,
+    Part,
 )
 from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.engine.ports import EventProducer, Flight, Outbox
@@ -48,6 +50,8 @@ class PublishCycle:
     batch_size: int
     max_batch_size: int
     stop: StopToken
+    backlog: bool = field(default=False)
+    """Whether the last turn's time was over before its work was."""
     _limit: int = field(init=False)
     _database: ThreadPoolExecutor = field(init=False)
 
@@ -55,14 +59,15 @@ class PublishCycle:
         self._limit = self.batch_size
         self._database = ThreadPoolExecutor(1, thread_name_prefix="outbox")
 
-    def __call__(self) -> Sequence[BatchResult]:
+    def __call__(self, part: Part = WHOLE) -> Sequence[BatchResult]:
         """Run one turn. No results: the queue had nothing to claim."""
         started = time.perf_counter()
-        claim = self.outbox.claim(self._limit)
-        if claim is None:
-            self._limit = self.batch_size
-            return ()
+        self.backlog = False
         try:
+            claim = self.outbox.claim(self._limit, part)
+            if claim is None:
+                self._limit = self.batch_size
+                return ()
             return _Turn(self, started).run(claim)
         except BaseException:
             self.abandon()
@@ -134,6 +139,7 @@ class _Turn:
                 self.results.append(self._settle(claim, deliveries, began))
             if asked is None or following is None:
                 self._collect(settling)
+                self.cycle.backlog = asked is None and claim.full
                 break
             began, claim = asked.at, following
         self.cycle.outbox.commit(self.results)

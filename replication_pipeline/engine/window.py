@@ -63,6 +63,8 @@ class Window:
     until: Until = "time"
     poll_interval: timedelta = timedelta(seconds=1)
     caught_up: Callable[[], bool] = lambda: True
+    finish: Callable[[], Sequence[BatchResult]] = lambda: ()
+    """Called after the last cycle, even if that failed; what it returns is counted as well."""
 
     def run(self) -> WindowTotals:
         """Repeat cycles to the window's end and return its totals.
@@ -73,6 +75,16 @@ class Window:
         started = time.monotonic()
         deadline = started + self.length.total_seconds() if self.length is not None else None
         retrying = self._retrying(totals, deadline)
+        try:
+            self._repeat(retrying, totals, deadline)
+        except Exception:  # an impatient Ctrl+C waits for nothing
+            self._count(self.finish(), totals)
+            raise
+        self._count(self.finish(), totals)
+        totals.elapsed = timedelta(seconds=time.monotonic() - started)
+        return totals
+
+    def _repeat(self, retrying: Retrying, totals: WindowTotals, deadline: float | None) -> None:
         pause, looks = min(FIRST_PAUSE, self.poll_interval), 0
         while totals.end is None:
             try:
@@ -82,10 +94,7 @@ class Window:
                 break
             except PoisonError as error:  # the cycle should have parked it
                 raise FatalError(error.message, remedy=error.remedy) from None
-            for result in results:
-                totals.add(result)
-                if result.count:
-                    self.observer.batch(result, totals)
+            self._count(results, totals)
             if results:
                 pause, looks = min(FIRST_PAUSE, self.poll_interval), 0
             totals.end = self._end(idle=not results, deadline=deadline)
@@ -94,8 +103,12 @@ class Window:
                 looks += 1
                 if looks > EAGER_LOOKS:
                     pause = min(pause * 2, self.poll_interval)
-        totals.elapsed = timedelta(seconds=time.monotonic() - started)
-        return totals
+
+    def _count(self, results: Sequence[BatchResult], totals: WindowTotals) -> None:
+        for result in results:
+            totals.add(result)
+            if result.count:
+                self.observer.batch(result, totals)
 
     def _end(self, *, idle: bool, deadline: float | None) -> WindowEnd | None:
         if self.stop:

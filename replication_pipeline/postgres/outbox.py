@@ -1,4 +1,4 @@
-"""The queue, as the publisher uses it: a turn of claims, settled one by one, and one commit.
+"""The queue, as a publisher's lane uses it: a turn of claims, settled one by one, and one commit.
 
 Locks: first shard rows, then queue rows, both FOR UPDATE SKIP LOCKED, both until commit. A shard has
 one holder at a time, so a key's events are claimed in the order of their ids, whatever the number of
@@ -30,7 +30,14 @@ from psycopg.rows import RowMaker
 from psycopg.types.string import ByteaBinaryLoader
 
 from replication_pipeline.domain.errors import TransientError
-from replication_pipeline.domain.model import BatchResult, Claim, ClaimedEvent, DeliveryFailure
+from replication_pipeline.domain.model import (
+    WHOLE,
+    BatchResult,
+    Claim,
+    ClaimedEvent,
+    DeliveryFailure,
+    Part,
+)
 from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import pin_plans
@@ -38,7 +45,7 @@ from replication_pipeline.postgres.event_heads import head_of_removed, read_head
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.low_water import LowWater
 from replication_pipeline.postgres.session import Session
-from replication_pipeline.settings import Settings
+from replication_pipeline.settings import MOST_LANES, Settings
 
 SHARDS: Final = 16
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 30
@@ -54,10 +61,14 @@ PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enabl
 
 @dataclass(slots=True)
 class PostgresOutbox:
-    """One publisher's way to the queue. One connection, one turn and one call at a time."""
+    """A publisher's way to the queue. One connection, one turn and one call at a time.
+
+    ``lane``: 0 is the publisher's first, which tells that it lives and adds up what all have counted.
+    """
 
     settings: Settings
     instance: str
+    lane: int = 0
     _session: Session = field(init=False)
     _low_water: LowWater = field(init=False)
     _rotation: int = field(default=0)
@@ -67,7 +78,7 @@ class PostgresOutbox:
     _clock: float = field(
         default=0.0
     )  # what the server's clock is ahead of this machine's, seconds
-    _part: int = field(default=0)
+    _counting: int = field(init=False)  # which row of ``worker_counts`` is this lane's now
     _next_heartbeat: float = field(default=0.0)
     _next_look: float = field(default=0.0)
     _next_due: float = field(default=0.0)
@@ -78,15 +89,17 @@ class PostgresOutbox:
     _in_hand: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._counting = self.lane
         self._low_water = LowWater(SQL, tuple(range(SHARDS)))
         # Looks at the queue are statements by themselves; a turn begins its transaction.
         self._session = Session(
             self.settings, application_name="replicator_publisher", autocommit=True
         )
 
-    def claim(self, limit: int) -> Claim | None:
-        """Lock up to ``limit`` rows: of this publisher's share of the shards, or within a turn of
-        those it has. ``None`` when there are none; the turn, if there is one, stays open.
+    def claim(self, limit: int, part: Part = WHOLE) -> Claim | None:
+        """Lock up to ``limit`` rows: of the lane's part of this publisher's share of the shards, or
+        within a turn of those it has. ``None`` when there are none; the turn, if there is one, stays
+        open.
         """
         with self._translating("claiming events"):
             connection = self._connection()
@@ -96,7 +109,7 @@ class PostgresOutbox:
             if not self._anything_to_do(connection):
                 self._look_after(connection, 0.0)  # nobody waits for this meanwhile
                 return None
-            self._lock_shards(connection)
+            self._lock_shards(connection, part)
             failpoint("shards_locked")
             claim = self.request(limit)() if self._reached else None
             if claim is None:
@@ -177,7 +190,7 @@ class PostgresOutbox:
                     SQL["count_published"],
                     {
                         "instance": self.instance,
-                        "part": self._part,
+                        "part": self._counting,
                         "batches": len(batches),
                         "processed": sum(result.processed for result in batches),
                         "failed": sum(result.failed for result in batches),
@@ -204,7 +217,10 @@ class PostgresOutbox:
         self._session.drop()
 
     def close(self) -> None:
-        """Mark the worker as ended and disconnect."""
+        """Disconnect; the first lane marks the worker as ended before."""
+        if self.lane:
+            self._session.drop()
+            return
         if self._session.is_open:
             with contextlib.suppress(psycopg.Error):
                 connection, _ = self._session.connection()
@@ -257,8 +273,9 @@ class PostgresOutbox:
         self._low_water.refresh(connection, patience)
 
     def _beat(self, connection: psycopg.Connection) -> None:
-        connection.execute(SQL["heartbeat"], {"instance": self.instance})
-        self._part += 1
+        self._counting += MOST_LANES  # rows of no other lane
+        if self.lane == 0:
+            connection.execute(SQL["heartbeat"], {"instance": self.instance})
 
     def _anything_to_do(self, connection: psycopg.Connection) -> bool:
         if self._due:
@@ -267,12 +284,14 @@ class PostgresOutbox:
         row = connection.execute(SQL["anything_waiting"], parameters, prepare=True).fetchone()
         return bool(row and row[0])
 
-    def _lock_shards(self, connection: psycopg.Connection) -> None:
+    def _lock_shards(self, connection: psycopg.Connection, part: Part) -> None:
         self._rotation = (self._rotation + 1) % SHARDS  # another shard goes first each time
         with connection.pipeline():  # one round trip
             connection.execute("begin")
             rows = connection.execute(
-                SQL["lock_shards"], {"rotation": self._rotation, "share": self._share}, prepare=True
+                SQL["lock_shards"],
+                {"rotation": self._rotation, "share": part.of_share(self._share)},
+                prepare=True,
             )
         self._reached = {shard: self._low_water.floors[shard] for (shard,) in rows}
         self._in_hand = []

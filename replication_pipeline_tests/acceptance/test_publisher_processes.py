@@ -22,10 +22,12 @@ from replication_pipeline_tests.acceptance.test_command_line import COMMAND, con
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.proxy import Proxy
 from replication_pipeline_tests.publishing import (
+    PUBLISHERS_SESSIONS,
     assert_all_arrived,
     assert_counters_are_exact,
     attempts,
     publishing,
+    sessions,
     unpublished,
     until,
     until_claimed,
@@ -117,6 +119,24 @@ def test_killed_at_any_point_nothing_is_lost_or_miscounted(
     assert_all_arrived(contour)
 
 
+@pytest.mark.parametrize("point", ["sent", "marked"])
+def test_killed_with_two_lanes_at_work_nothing_is_lost_or_miscounted(
+    contour: Contour, tmp_path: Path, point: Point
+) -> None:
+    """Batches are so small that the second lane opens, and the end comes some turns later."""
+    small = SMALL | {"batch_size": 5, "max_batch_size": 5}
+    with contour.app.transaction():
+        for _ in range(150):
+            write(contour)
+    with process(configuration(tmp_path, contour, publisher=small), f"{point}:500") as killed:
+        until(lambda: sessions(contour) == 2, "the second lane")
+        assert killed.popen.wait(20) == -signal.SIGKILL
+    assert unpublished(contour) > 0
+    assert_counters_are_exact(contour)
+    contour.publish()
+    assert_all_arrived(contour)
+
+
 HOLDING: list[Point] = ["claimed", "sent", "acknowledged", "marked", "counted"]
 
 
@@ -176,12 +196,8 @@ def test_a_connection_cut_between_claim_and_commit_rolls_the_turn_back(
 
 
 def terminate_publishers(contour: Contour) -> None:
-    ours = (
-        "from pg_stat_activity where datname = current_database() "
-        "and application_name = 'replicator_publisher'"
-    )
-    assert contour.run(f"select pg_terminate_backend(pid) {ours}")
-    until(lambda: contour.value(f"select count(*) {ours}") == 0, "the session to end")
+    assert contour.run(f"select pg_terminate_backend(pid) {PUBLISHERS_SESSIONS}")
+    until(lambda: sessions(contour) == 0, "the session to end")
 
 
 def test_a_killed_publisher_is_replaced_at_once(contour: Contour, tmp_path: Path) -> None:
@@ -237,7 +253,7 @@ def test_a_stop_is_orderly_whatever_is_away(
                 until_published(contour)
             if away == "postgres":
                 to_postgres.cut()
-                until(lambda: not connected(contour), "the session to end")
+                until(lambda: sessions(contour) == 0, "the session to end")
             began = time.monotonic()
             log = asked.end(number)
             assert time.monotonic() - began < 10
@@ -248,12 +264,3 @@ def test_a_stop_is_orderly_whatever_is_away(
     contour.publish()
     assert attempts(contour) == 0
     assert_all_arrived(contour)
-
-
-def connected(contour: Contour) -> bool:
-    return bool(
-        contour.value(
-            "select exists (select from pg_stat_activity where datname = current_database() "
-            "and application_name = 'replicator_publisher')"
-        )
-    )

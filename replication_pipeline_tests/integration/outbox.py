@@ -18,8 +18,10 @@ from replication_pipeline.settings import Settings
 
 
 @contextmanager
-def publisher(settings: Settings, instance: str = "publisher") -> Iterator[PostgresOutbox]:
-    outbox = PostgresOutbox(settings, instance)
+def publisher(
+    settings: Settings, instance: str = "publisher", lane: int = 0
+) -> Iterator[PostgresOutbox]:
+    outbox = PostgresOutbox(settings, instance, lane)
     try:
         yield outbox
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from replication_pipeline.domain.model import Part
 from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.outbox import LARGE, SHARDS, SQL, PostgresOutbox
@@ -214,12 +215,12 @@ def test_a_row_parked_by_another_publisher_fences_at_once(items: Contour) -> Non
     """Between the look at the queue and the locks on its shards another one parks a row."""
 
     class Overtaken(PostgresOutbox):
-        def _lock_shards(self, connection: psycopg.Connection) -> None:
+        def _lock_shards(self, connection: psycopg.Connection, part: Part) -> None:
             if not parked:
                 parked.append(mine.events[0].id)
                 settle(other, mine, *parked)
             self._share = SHARDS
-            PostgresOutbox._lock_shards(self, connection)
+            PostgresOutbox._lock_shards(self, connection, part)
 
     parked: list[int] = []
     insert(items, 1)

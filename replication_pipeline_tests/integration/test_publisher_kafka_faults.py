@@ -26,6 +26,7 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from replication_pipeline import runtime
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.embedded import EmbeddedKafka
+from replication_pipeline.engine import publish
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.kafka import producer
 from replication_pipeline.kafka.client import admin_client
@@ -38,6 +39,7 @@ from replication_pipeline_tests.publishing import (
     assert_all_arrived,
     attempts,
     publishing,
+    sessions,
     unpublished,
     until,
     until_claimed,
@@ -139,6 +141,29 @@ def test_the_broker_is_killed_mid_batch_and_comes_back_much_later(
         finally:
             kafka.start()
         until_published(contour)
+    assert_all_arrived(contour)
+
+
+def test_two_lanes_stop_in_time_while_kafka_stands_still(
+    contour: Contour, network: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "TURN", 0.01)
+    small = {"batch_size": 5, "max_batch_size": 5}
+    publisher = Publisher(with_settings(contour.settings, publisher=small))
+    with contour.app.transaction():
+        update_all(contour, 60)
+    until(lambda: sessions(contour) == 2, "the second lane")
+    network.freeze()
+    try:
+        began = time.monotonic()
+        totals = publisher.end()
+        assert time.monotonic() - began < 10
+    finally:
+        network.mend()
+    assert totals.end == "stopped"
+    assert 0 < totals.processed == 6000 - unpublished(contour)
+    contour.publish()
+    assert attempts(contour) == 0
     assert_all_arrived(contour)
 
 

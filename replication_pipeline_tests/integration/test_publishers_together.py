@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from replication_pipeline.domain.model import Part
 from replication_pipeline.embedded import EmbeddedKafka
 from replication_pipeline.postgres.outbox import SHARDS, PostgresOutbox
 from replication_pipeline_tests.conftest import Contour
@@ -47,6 +48,29 @@ def test_shards_are_shared_evenly(users: list[Contour], count: int) -> None:
         assert [len(shards) for shards in held] == [SHARDS // count] * count
         assert set().union(*held) == set(range(SHARDS))
         assert len(claimed) == 500
+
+
+def test_lanes_share_what_is_their_publishers(users: list[Contour]) -> None:
+    """Two publishers of two lanes: no lane has more than half of its publisher's eight."""
+    contour = users[0]
+    with ExitStack() as stack:
+        outboxes = [
+            stack.enter_context(publisher(contour.settings, name, lane))
+            for name in ("p1", "p2")
+            for lane in (0, 1)
+        ]
+        assert all(outbox.claim(1) is None for outbox in outboxes)
+        assert contour.value("select publishers from replication.status") == 2
+        contour.run("insert into users (id) select generate_series(1, 500)")
+        held = []
+        for outbox in outboxes:
+            _look_around(outbox)
+            claim = outbox.claim(1000, Part(outbox.lane, 2))
+            assert claim is not None
+            held.append(set(outbox._reached))
+            stack.callback(settle, outbox, claim)
+        assert [len(shards) for shards in held] == [4] * 4
+        assert set().union(*held) == set(range(SHARDS))
 
 
 def _look_around(outbox: PostgresOutbox) -> None:

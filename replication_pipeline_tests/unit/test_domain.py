@@ -12,10 +12,12 @@ from replication_pipeline.domain import version
 from replication_pipeline.domain.errors import FatalError, ReplicationError, TransientError
 from replication_pipeline.domain.health import desired_windows, lag_verdict, unpublished_verdict
 from replication_pipeline.domain.model import (
+    WHOLE,
     BatchResult,
     ClaimedEvent,
     Deliveries,
     DeliveryFailure,
+    Part,
     WindowTotals,
     percentile,
 )
@@ -164,3 +166,11 @@ def test_errors_tell_the_remedy_and_the_exit_status() -> None:
     assert str(error) == "the topic is gone\n  → make it again"
     assert str(TransientError("away")) == "away"
     assert (TransientError("x").exit_code, ReplicationError("x").exit_code) == (3, 1)
+
+
+@given(st.integers(1, 16), st.integers(1, 8))
+def test_the_parts_of_a_share_are_the_share(share: int, lanes: int) -> None:
+    parts = [Part(number, lanes).of_share(share) for number in range(lanes)]
+    assert sum(parts) == share
+    assert max(parts) - min(parts) <= 1
+    assert WHOLE.of_share(share) == share

@@ -33,7 +33,7 @@ IDLE = BatchResult(role="publisher")
 class Scripted:
     """A cycle that goes through a list of outcomes, then repeats the last one."""
 
-    def __init__(self, *outcomes: BatchResult | Exception | Callable[[], BatchResult]) -> None:
+    def __init__(self, *outcomes: BatchResult | BaseException | Callable[[], BatchResult]) -> None:
         self.outcomes = list(outcomes)
         self.calls = 0
         self.abandoned = 0
@@ -41,7 +41,7 @@ class Scripted:
     def __call__(self) -> Sequence[BatchResult]:
         outcome = self.outcomes[min(self.calls, len(self.outcomes) - 1)]
         self.calls += 1
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         result = outcome() if callable(outcome) else outcome
         return (result,) if result.count else ()
@@ -134,6 +134,22 @@ def test_fatal_errors_leave_it() -> None:
     subject, _ = window(Scripted(FatalError("no")))
     with pytest.raises(FatalError):
         subject.run()
+
+
+def test_what_was_done_beside_the_last_cycle_is_counted_even_if_that_failed() -> None:
+    subject, heard = window(Scripted(WORK, FatalError("no")), finish=lambda: [WORK])
+    with pytest.raises(FatalError):
+        subject.run()
+    assert heard.batches == 2
+    subject, _ = window(Scripted(IDLE), until="drained", finish=lambda: [WORK])
+    assert subject.run().processed == 2
+
+
+def test_an_impatient_interrupt_waits_for_nothing() -> None:
+    subject, heard = window(Scripted(WORK, KeyboardInterrupt()), finish=lambda: [WORK])
+    with pytest.raises(KeyboardInterrupt):
+        subject.run()
+    assert heard.batches == 1
 
 
 def test_signals_set_the_flag_and_are_given_back() -> None:

@@ -146,7 +146,7 @@ update replication.replication_queue q
 returning q.parked_at is not null
 
 -- name: count_published
--- The worker's own row; no one else writes it.
+-- The lane's own row; the publisher's first lane takes it away between two of its turns.
 insert into replication.worker_counts as w
   (instance, part, batches, processed, failed, bytes, last_success_at)
 values (%(instance)s, %(part)s, %(batches)s, %(processed)s, %(failed)s, %(bytes)s,
@@ -157,9 +157,11 @@ on conflict (instance, part) do update
        last_success_at = coalesce(excluded.last_success_at, w.last_success_at)
 
 -- name: heartbeat
--- Adds what was counted since the last one.
+-- Adds what was counted since the last one, but for a lane that is counting at this moment.
 with counted as (
-  delete from replication.worker_counts where instance = %(instance)s
+  delete from replication.worker_counts
+   where (instance, part) in (select instance, part from replication.worker_counts
+                               where instance = %(instance)s for update skip locked)
   returning batches, processed, failed, bytes, last_success_at
 )
 insert into replication.workers as w
