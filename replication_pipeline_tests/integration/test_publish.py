@@ -21,7 +21,7 @@ from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOu
 from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
 from replication_pipeline_tests.integration.outbox import publisher, settle
-from replication_pipeline_tests.publishing import with_settings
+from replication_pipeline_tests.publishing import sessions, until, with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -140,6 +140,7 @@ def test_shards_are_shared_and_locked(users: list[Contour]) -> None:
         contour.run("update users set name = 'later'")
         assert second.claim(1000) is None
         first.abandon()
+        until(lambda: sessions(contour) == 1, "the server to roll back")
         theirs = second.claim(1000)
         assert theirs is not None
         assert len(outbox_shards(second)) == SHARDS // 2  # two publishers are known by now
@@ -148,11 +149,18 @@ def test_shards_are_shared_and_locked(users: list[Contour]) -> None:
         second.close()
 
 
-def test_a_deep_shard_does_not_starve_the_others(users: list[Contour]) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_deep_shard_does_not_starve_the_others(users: list[Contour], *, behind: bool) -> None:
+    """Not even one whose floor stays ``behind`` the others', as it has a parked row."""
     contour = users[0]
     contour.run("insert into users (id) select generate_series(1, 4000)")
     outbox = PostgresOutbox(contour.settings, "fair")
     try:
+        if behind:
+            assert outbox.anything_held()  # it is connected
+            oldest = "select shard, min(id) - 1 from replication_queue group by 1"
+            outbox._low_water.floors |= {**dict(contour.run(oldest)), 7: 0}
+            outbox._low_water._next_refresh = float("inf")
         claimed = set()
         for _ in range(SHARDS):
             claim = outbox.claim(20)
