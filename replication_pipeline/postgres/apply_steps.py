@@ -25,7 +25,7 @@ from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.merge_plan import MergePlan, merge_plan
 from replication_pipeline.postgres.plans import Plans
-from replication_pipeline.postgres.staging import Judge
+from replication_pipeline.postgres.staging import Incoming, Judge
 from replication_pipeline.postgres.unique_keys import unique_plan
 from replication_pipeline.settings import Settings
 
@@ -103,17 +103,15 @@ class ApplySteps:
         return parts
 
     def _stage(self, part: Staged, judge: Judge) -> None:
-        found = part.plan.reader.read(part.messages, judge)
-        part.own, part.staged = found.own, len(found.rows)
+        found = Incoming()
+        with self.connection.cursor() as cursor, cursor.copy(part.plan.stage) as copy:
+            for row in part.plan.reader.read(part.messages, judge, found):
+                copy.write_row(row)
+        part.own, part.staged = found.own, found.rows
         if found.oldest:
             age = datetime.now(UTC).timestamp() - microseconds_of(found.oldest) / 1_000_000
             part.lag = timedelta(seconds=max(0.0, age))
-        if not found.rows:
-            return
-        with self.connection.cursor() as cursor, cursor.copy(part.plan.stage) as copy:
-            for row in found.rows:
-                copy.write_row(row)
-        if judge.me:
+        if judge.me and found.rows:
             fresh = self._only(part.plan.remember, {"staged": part.staged})
             part.duplicates, part.staged = part.staged - fresh, fresh
         if found.rivals and part.merging is None:

@@ -12,8 +12,8 @@ which is then applied in halves.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from json.encoder import encode_basestring
@@ -60,9 +60,9 @@ class Judge:
 
 @dataclass(slots=True)
 class Incoming:
-    """The rows of a batch, and what was noticed on the way. ``oldest`` is a version, 0 without rows."""
+    """What was noticed of a batch on the way. ``oldest`` is a version, 0 without rows."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: int = 0
     own: int = 0
     oldest: int = 0
     rivals: bool = False  # a key has several events
@@ -91,12 +91,12 @@ class Reader:
             ),
         )
 
-    def read(self, messages: Sequence[Message], judge: Judge) -> Incoming:
+    def read(self, messages: Sequence[Message], judge: Judge, found: Incoming) -> Iterator[Row]:
         """Rows in the order of ``create_stage`` up to the columns; ``seq`` counts messages from 1.
 
-        Raises ``PoisonError`` when one is no event of replication_pipeline.
+        One by one, so that the server reads the first ones while others are decoded; ``found`` is
+        filled in at the end. Raises ``PoisonError`` when one is no event of replication_pipeline.
         """
-        found = Incoming()
         names, columns, key_names = self._names, self._columns, self._key_names
         own, oldest, newest = 0, 0, pack(judge.newest_clock, MAX_CONTOUR_ID)
         keys: set[str] = set()
@@ -123,28 +123,25 @@ class Reader:
                 oldest = version
             key = self._record_key(values)
             keys.add(key)
-            found.rows.append(
-                (
-                    seq,
-                    source.event_id,
-                    source.contour,
-                    version,
-                    base if base is None else _version(base),
-                    event.op,
-                    key,
-                    missing,
-                    "park" if reason else "apply",
-                    reason,
-                    unknown or "",
-                    *[
-                        value if type(value := values.get(name)) is str and plain else write(value)
-                        for name, write, plain in columns
-                    ],
-                )
+            yield (
+                seq,
+                source.event_id,
+                source.contour,
+                version,
+                base if base is None else _version(base),
+                event.op,
+                key,
+                missing,
+                "park" if reason else "apply",
+                reason,
+                unknown or "",
+                *[
+                    value if type(value := values.get(name)) is str and plain else write(value)
+                    for name, write, plain in columns
+                ],
             )
-        found.own, found.oldest = own, oldest
-        found.rivals = len(keys) < len(found.rows)
-        return found
+        found.rows, found.own, found.oldest = len(messages) - own, own, oldest
+        found.rivals = len(keys) < found.rows
 
     def _decode(self, message: Message) -> _Event:
         try:
