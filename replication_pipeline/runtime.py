@@ -10,7 +10,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -206,20 +206,28 @@ def apply_window(
     heartbeats: bool = True,
 ) -> WindowTotals:
     """Apply for ``length`` (``None``: until stopped), or ``until`` caught up with the topics' ends.
-    Without ``heartbeats`` it is nobody's affair how this contour stands with the others.
+    Without ``heartbeats`` it is nobody's affair how this contour stands with the others. With the
+    worker's ``instance`` and two ``consumer.lanes`` large batches are applied over two connections.
 
     ``FatalError`` when an operator has to act; outages are waited out.
     """
-    cycle = ApplyCycle(
-        consumer,
-        inbox,
-        batch_size=settings.consumer.batch_size,
-        max_batch_size=settings.consumer.max_batch_size,
-        poll_timeout=settings.consumer.poll_interval,
-        retry_parked_every=settings.consumer.retry_parked,
-    )
-    beside = with_heartbeats(settings, "applier", cycle) if heartbeats else nullcontext(cycle)
-    with rare_collections(), beside as accompanied:
+    two = bool(instance) and settings.consumer.lanes > 1
+    with ExitStack() as opened:
+        opened.enter_context(rare_collections())
+        beside = opened.enter_context(open_inbox(settings, instance)) if two else None
+        cycle = ApplyCycle(
+            consumer,
+            inbox,
+            batch_size=settings.consumer.batch_size,
+            max_batch_size=settings.consumer.max_batch_size,
+            poll_timeout=settings.consumer.poll_interval,
+            retry_parked_every=settings.consumer.retry_parked,
+            beside=beside,
+        )
+        opened.enter_context(closing(cycle))
+        accompanied: Cycle = cycle
+        if heartbeats:
+            accompanied = opened.enter_context(with_heartbeats(settings, "applier", cycle))
         return Window(
             role="applier",
             cycle=accompanied,

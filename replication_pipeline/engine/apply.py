@@ -5,13 +5,18 @@ batch is applied entirely or not at all, however the process dies. A batch that 
 for its content is halved until the event at fault stands alone; that one is parked, in the same
 transaction as its offset, and the rest goes on. After any other failure the next batch has half as many
 events, so what takes longer than the database's timeouts gets through in parts.
+
+One connection is one backend, and that is what bounds an applier. So on backlog a batch of one table is
+applied in two parts at once, each with other partitions and in a transaction of its own, as two appliers
+would. Not so a batch of several tables: children would miss the parents that come with them.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -40,12 +45,20 @@ class ApplyCycle:
     max_batch_size: int
     poll_timeout: timedelta
     retry_parked_every: timedelta
+    beside: Inbox | None = None
+    """A second connection, for the other part of a batch."""
     _parked_due: float = field(default=0.0)
     _progress: bool = field(default=True)
     _limit: int = field(init=False)
+    _thread: ThreadPoolExecutor = field(init=False)  # starts when it is first needed
 
     def __post_init__(self) -> None:
         self._limit = self.batch_size
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="apply-beside")
+
+    def close(self) -> None:
+        """End the thread, which has nothing in hand between cycles."""
+        self._thread.shutdown()
 
     def __call__(self) -> Sequence[BatchResult]:
         """Run one cycle; no result means that nothing arrived in ``poll_timeout``."""
@@ -69,7 +82,7 @@ class ApplyCycle:
         started = time.perf_counter()
         failpoint("polled")
         try:
-            result = self._apply(batch)
+            result = self._in_parts(batch)
         except BaseException:
             # Whatever was read and not committed has to be read again.
             self.consumer.rewind()
@@ -77,14 +90,28 @@ class ApplyCycle:
             raise
         return replace(result, duration=timedelta(seconds=time.perf_counter() - started))
 
-    def _apply(self, batch: Consumed) -> BatchResult:
+    def _in_parts(self, batch: Consumed) -> BatchResult:
+        parts = by_partition(batch) if self.beside and len(batch.messages) > self.batch_size else None
+        if self.beside is None or parts is None:
+            return self._apply(batch, self.inbox)
+        other = self._thread.submit(self._apply, parts[1], self.beside)
         try:
-            return self.inbox.apply(batch)
+            own = self._apply(parts[0], self.inbox)
+        finally:
+            wait([other])  # whatever happens here: nothing may be read again while it is under way
+        result = merge(own, other.result())
+        if result.parked:
+            self._parked_due = 0.0  # the inbox knows only of its own part's
+        return result
+
+    def _apply(self, batch: Consumed, inbox: Inbox) -> BatchResult:
+        try:
+            return inbox.apply(batch)
         except PoisonError as error:
             if len(batch.messages) == 1:
-                return self.inbox.park(batch, error)
+                return inbox.park(batch, error)
             first, second = halves(batch)
-            return merge(self._apply(first), self._apply(second))
+            return merge(self._apply(first, inbox), self._apply(second, inbox))
 
     def _retry_parked(self, *, eagerly: bool) -> BatchResult:
         """After progress the events that wait for other rows, else all of them now and then."""
@@ -96,6 +123,27 @@ class ApplyCycle:
         result = self.inbox.retry_parked(self.batch_size, eagerly=eagerly)
         self._progress = bool(result.applied)
         return result
+
+
+def by_partition(batch: Consumed) -> tuple[Consumed, Consumed] | None:
+    """A batch of one topic in two, with about as many events each and no partition in common."""
+    sizes = Counter((m.topic, m.partition) for m in batch.messages)
+    if len(sizes) < 2 or len({topic for topic, _ in sizes}) > 1:
+        return None
+    first: set[tuple[str, int]] = set()
+    taken = 0
+    for partition, size in sizes.most_common():
+        if not first or 2 * taken + size <= len(batch.messages):
+            first.add(partition)
+            taken += size
+    return _of(batch, first), _of(batch, sizes.keys() - first)
+
+
+def _of(batch: Consumed, partitions: Set[tuple[str, int]]) -> Consumed:
+    return Consumed(
+        tuple([m for m in batch.messages if (m.topic, m.partition) in partitions]),
+        tuple([a for a in batch.advances if (a.topic, a.partition) in partitions]),
+    )
 
 
 def halves(batch: Consumed) -> tuple[Consumed, Consumed]:

@@ -12,6 +12,7 @@ from typing import Final
 from replication_pipeline_tests.chaos.evidence import Evidence, Name, Queued, Row
 
 PATIENCE: Final = 60.0  # seconds in which contours must converge
+LATE: Final = "it took"
 Checker = Callable[[Evidence], Iterator[str]]
 
 
@@ -137,7 +138,7 @@ def c10_all_is_equal_soon(of: Evidence) -> Iterator[str]:
         if seconds == math.inf:
             yield "contours did not become quiet and equal"
         elif seconds > PATIENCE:
-            yield f"it took {seconds:.0f} s until all contours were quiet and equal"
+            yield f"{LATE} {seconds:.0f} s until all contours were quiet and equal"
     for death in of.deaths:
         yield f"a worker gave up: {death}"
 
