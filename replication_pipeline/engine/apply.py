@@ -6,9 +6,9 @@ for its content is halved until the event at fault stands alone; that one is par
 transaction as its offset, and the rest goes on. After any other failure the next batch has half as many
 events, so what takes longer than the database's timeouts gets through in parts.
 
-One connection is one backend, and that is what bounds an applier. So on backlog a batch of one table is
-applied in two parts at once, each with other partitions and in a transaction of its own, as two appliers
-would. Not so a batch of several tables: children would miss the parents that come with them.
+One connection is one backend, and that is what bounds an applier. So on backlog a batch of one table
+is applied in two parts at once, each with other partitions and in a transaction of its own, as two
+appliers would. Not so a batch of several tables: children would miss the parents that come with them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class ApplyCycle:
         return replace(result, duration=timedelta(seconds=time.perf_counter() - started))
 
     def _in_parts(self, batch: Consumed) -> BatchResult:
-        parts = by_partition(batch) if self.beside and len(batch.messages) > self.batch_size else None
+        parts = (
+            by_partition(batch) if self.beside and len(batch.messages) > self.batch_size else None
+        )
         if self.beside is None or parts is None:
             return self._apply(batch, self.inbox)
         other = self._thread.submit(self._apply, parts[1], self.beside)
@@ -128,7 +130,7 @@ class ApplyCycle:
 def by_partition(batch: Consumed) -> tuple[Consumed, Consumed] | None:
     """A batch of one topic in two, with about as many events each and no partition in common."""
     sizes = Counter((m.topic, m.partition) for m in batch.messages)
-    if len(sizes) < 2 or len({topic for topic, _ in sizes}) > 1:
+    if len(sizes) <= 1 or len({topic for topic, _ in sizes}) > 1:
         return None
     first: set[tuple[str, int]] = set()
     taken = 0

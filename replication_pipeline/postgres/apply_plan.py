@@ -8,8 +8,8 @@ called anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final, LiteralString
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, LiteralString
 
 from psycopg import sql
 
@@ -51,6 +51,8 @@ class TablePlan:
     reader: Reader
     create_stage: sql.Composed
     stage: sql.Composed
+    clear_stage: sql.Composed
+    truncate_stage: sql.Composed
     remember: sql.Composed
     reduce: sql.Composed
     lock_rows: sql.Composed
@@ -66,9 +68,12 @@ class TablePlan:
     count_verdicts: sql.Composed
     settle: sql.Composed
     lock_parents: tuple[sql.Composed, ...]
+    upsert_whole: sql.Composed | None = None
 
     def upsert(self, missing: Iterable[str] = ()) -> sql.Composed:
         """Insert or update all columns but the ``missing`` ones."""
+        if not missing and self.upsert_whole is not None:
+            return self.upsert_whole
         left_out = set(missing)
         names = _Names(self.table)
         columns = [c for c in self.table.columns if c.name not in left_out]
@@ -157,7 +162,25 @@ class TablePlan:
 
 
 def plan(table: Table) -> TablePlan:
-    """All statements of ``table``."""
+    """All statements of ``table``. They are put together here, once, and not at each execution."""
+    found = _plan(table)
+    found = replace(found, upsert_whole=found.upsert())
+    whole: dict[str, Any] = {}
+    for part in fields(found):
+        match getattr(found, part.name):
+            case sql.Composed() as statement:
+                whole[part.name] = _put_together(statement)
+            case tuple() as statements:
+                whole[part.name] = tuple(map(_put_together, statements))
+    return replace(found, **whole)
+
+
+def _put_together(statement: sql.Composed) -> sql.Composed:
+    # All its parts were quoted by psycopg.
+    return sql.Composed([sql.SQL(statement.as_string())])
+
+
+def _plan(table: Table) -> TablePlan:
     names = _Names(table)
     template = {name: sql.SQL(text) for name, text in TEMPLATES.items()}
     columns = table.columns
@@ -166,8 +189,8 @@ def plan(table: Table) -> TablePlan:
     simple = {
         name: template[name].format(**common)
         for name in (
-            "remember", "reduce", "decide", "column_sets", "sweep_resurrected", "bury",
-            "delete_rows", "parked_seqs", "park_staged", "count_verdicts",
+            "clear_stage", "truncate_stage", "remember", "reduce", "decide", "column_sets",
+            "sweep_resurrected", "bury", "delete_rows", "parked_seqs", "park_staged", "count_verdicts",
         )
     }  # fmt: skip
     return TablePlan(

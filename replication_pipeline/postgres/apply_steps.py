@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -29,6 +29,8 @@ from replication_pipeline.postgres.staging import Incoming, Judge
 from replication_pipeline.postgres.unique_keys import unique_plan
 from replication_pipeline.settings import Settings
 
+SMALL: Final = 500  # events of a table; more are worth plans of their own
+
 
 @dataclass(slots=True)
 class Staged:
@@ -45,6 +47,11 @@ class Staged:
     conflicts: int = 0
     displaced: int = 0
     lag: timedelta = timedelta()
+    deletes: bool = True
+    """Whether there may be any; so for what follows."""
+    writes: bool = True
+    lacks: bool = True
+    rivals: bool = True  # of rows here, or within the batch
     parked_ids: Sequence[tuple[int]] = ()
 
     @property
@@ -80,6 +87,8 @@ class ApplySteps:
         self._keep_states(parts)
         for part in parts:
             self._finish(part)
+            large = len(part.messages) > SMALL
+            self._execute(part.plan.truncate_stage if large else part.plan.clear_stage)
         return parts
 
     def _stage_all(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
@@ -97,13 +106,15 @@ class ApplySteps:
             self._execute(part.plan.lock_rows)
             name = {"table": part.plan.table.name}
             if part.merging is None:
-                self._execute(part.plan.decide, name)
+                part.rivals |= self._execute(part.plan.decide, name).rowcount > 0
             else:
                 self._execute(part.merging.fold, name | {"events": _json_array(part.messages)})
         return parts
 
     def _stage(self, part: Staged, judge: Judge) -> None:
         found = Incoming()
+        if len(part.messages) > SMALL:
+            self._execute(part.plan.truncate_stage)
         with self.connection.cursor() as cursor, cursor.copy(part.plan.stage) as copy:
             for row in part.plan.reader.read(part.messages, judge, found):
                 copy.write_row(row)
@@ -114,7 +125,11 @@ class ApplySteps:
         if judge.me and found.rows:
             fresh = self._only(part.plan.remember, {"staged": part.staged})
             part.duplicates, part.staged = part.staged - fresh, fresh
-        if found.rivals and part.merging is None:
+        if part.merging is not None:
+            return  # what is written comes of what is known here as well
+        part.deletes, part.writes = found.deletes > 0, found.deletes < found.rows
+        part.lacks, part.rivals = found.lacking, found.rivals
+        if found.rivals:
             part.staged = self._only(part.plan.reduce)
 
     def _judge(self, *, again: bool) -> Judge:
@@ -154,8 +169,8 @@ class ApplySteps:
         self._until_stable(checks)
 
     def _record_conflicts(self, part: Staged, *, again: bool) -> None:
-        if not self.keep_conflicts:
-            return
+        if not self.keep_conflicts or not part.rivals:
+            return  # each event replaces what its writer saw
         row = self._execute(
             part.merging.record_conflicts if part.merging else part.plan.record_conflicts,
             {
@@ -187,11 +202,14 @@ class ApplySteps:
             self._execute(statement)
 
     def _write(self, part: Staged) -> None:
+        if not part.writes:
+            return
         name = {"table": part.plan.table.name}
         if part.plan.make_way is not None:
             self._execute(part.plan.make_way)
         written = self._execute(part.plan.upsert(), {"missing": None}).rowcount
-        for (missing,) in self._execute(part.plan.column_sets).fetchall():
+        column_sets = self._execute(part.plan.column_sets).fetchall() if part.lacks else ()
+        for (missing,) in column_sets:
             written += self._execute(part.plan.upsert(missing), {"missing": missing}).rowcount
         if part.merging and written != self._only(part.merging.to_write):
             raise self._overtaken(part, "inserted")
@@ -206,8 +224,9 @@ class ApplySteps:
 
     def _delete_all(self, parts: list[Staged]) -> None:
         staged = _staged_tables(parts)
-        self._until_stable([s for part in parts for s in part.plan.park_referenced(staged)])
-        for part in reversed(parts):
+        deleting = [part for part in parts if part.deletes]
+        self._until_stable([s for part in deleting for s in part.plan.park_referenced(staged)])
+        for part in reversed(deleting):
             self._execute(part.plan.bury, {"table": part.plan.table.name})
             self._execute(part.plan.delete_rows)
 

@@ -188,6 +188,7 @@ class PostgresInbox:
         # The stage has no statistics; with these the planner always comes from the stage to the
         # tables by their keys, however large they are.
         pin_plans(connection, "enable_hashjoin", "enable_mergejoin")
+        connection.execute("select set_config('plan_cache_mode', 'force_generic_plan', false)")
         # Who stands still for longer has lost its partitions: nobody should wait for its locks.
         longest = round(self.settings.consumer.session_timeout.total_seconds() * 1000)
         connection.execute(SQL["bound_idle_time"], {"milliseconds": str(longest)})

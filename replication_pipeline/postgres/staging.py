@@ -65,6 +65,8 @@ class Incoming:
     rows: int = 0
     own: int = 0
     oldest: int = 0
+    deletes: int = 0
+    lacking: bool = False  # an event lacks columns
     rivals: bool = False  # a key has several events
 
 
@@ -102,16 +104,16 @@ class Reader:
         keys: set[str] = set()
         for seq, message in enumerate(messages, 1):
             event = self._decode(message)
-            source, deletes = event.source, event.op == "d"
+            source, gone = event.source, event.op == "d"
             if source.contour == judge.me:
                 own += 1
                 continue
-            values = event.before if deletes else event.after
+            values = event.before if gone else event.after
             version, base = _version(source.row_version), source.base_version
             if values is None or version <= 0 or not key_names <= values.keys():
                 raise self._malformed()
             missing = unknown = reason = None
-            if not deletes and values.keys() != names:
+            if not gone and values.keys() != names:
                 missing, unknown = self._drift(values)
             if source.contour in judge.fenced:
                 reason = "fenced_contour"
@@ -119,6 +121,8 @@ class Reader:
                 reason = "unknown_column"
             elif version > newest:
                 reason = "clock_skew"
+            found.deletes += gone
+            found.lacking |= missing is not None
             if version < oldest or not oldest:
                 oldest = version
             key = self._record_key(values)

@@ -19,7 +19,9 @@ def test_three_contours_end_equal_after_a_minute_of_faults(tmp_path: Path) -> No
     report = markdown(result)
     assert result.broken_harness == []
     # How long it took depends on what else the machine has to do; that it came to an end does not.
-    wrong = [each for told in result.anomalies.values() for each in told if not each.startswith(LATE)]
+    wrong = [
+        each for told in result.anomalies.values() for each in told if not each.startswith(LATE)
+    ]
     assert wrong == []
     assert result.evidence.recoveries
     assert result.faults.total() > 5

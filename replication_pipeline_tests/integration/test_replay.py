@@ -242,7 +242,7 @@ def test_a_stop_ends_in_order_and_running_again_finishes(
     a, b = users
     a.run("insert into users (id) select generate_series(1, 1500)")
     a.publish()
-    config = configuration(tmp_path, b, consumer={"batch_size": 5})
+    config = configuration(tmp_path, b, consumer={"batch_size": 5, "max_batch_size": 5})
     with subprocess.Popen(
         [*COMMAND, "replay", "--from-offset", "0", "--json", "--config", config],
         stdout=subprocess.PIPE,

@@ -56,14 +56,15 @@ select topic, partition, next_offset from replication.consumer_offsets
  where (topic, partition) in (select * from unnest(%(topics)s::text[], %(partitions)s::integer[]))
 
 -- name: create_stage
--- Once a session and table: the wire columns with the table's own types.
+-- Once a session and table: the wire columns with the table's own types. Empty between transactions, see
+-- clear_stage.
 create temporary table if not exists {stage} (
   seq bigint, event_id uuid, contour text, version bigint, base_version bigint, op text,
   record_key text, missing_columns text[], current_version bigint, buried_version bigint,
   staged_version bigint,
   verdict text not null default 'apply', reason text, detail text not null default '', blocked_by text,
   {stage_definitions}
-) on commit delete rows
+)
 
 -- name: fenced_contours
 select name from replication.contours where state <> 'active'
@@ -72,6 +73,15 @@ select name from replication.contours where state <> 'active'
 -- Events of other contours, decoded (postgres/staging.py).
 copy {stage} (seq, event_id, contour, version, base_version, op, record_key, missing_columns, verdict,
               reason, detail, {columns}) from stdin
+
+-- name: clear_stage
+-- After a small batch. A stage that is emptied by TRUNCATE, or ON COMMIT, makes the server plan all statements
+-- anew that name it, which takes longer than a small batch itself. Dead rows go when pages are read again.
+delete from {stage}
+
+-- name: truncate_stage
+-- Before and after a large batch: plans are made for as many rows as there are.
+truncate {stage}
 
 -- name: remember
 -- Events that were processed before leave the stage again. The condition on the counts is evaluated
