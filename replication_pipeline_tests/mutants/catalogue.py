@@ -191,10 +191,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         "offsets move in a transaction of their own", "replication_pipeline/postgres/inbox.py",
-        """            self._advance(connection, batch.advances)
+        """            self._insist(moved)
             failpoint("offsets_advanced")
 """,
-        """            self._advance(connection, batch.advances)
+        """            self._insist(moved)
             connection.commit()
             self._begin(connection)
             failpoint("offsets_advanced")
