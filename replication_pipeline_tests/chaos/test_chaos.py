@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 
 def test_three_contours_end_equal_after_a_minute_of_faults(tmp_path: Path) -> None:
-    # The table with `displace` has a known gap (ARCHITECTURE.md, known limits), which comes up now and then.
+    # The table with `displace` has a known gap (ARCHITECTURE.md, known limits), seen now and then.
     tables = [table for table in TABLES if table != UNIQUE]
     result = run(Options(seconds=60, tables=tables), tmp_path)
     report = markdown(result)
