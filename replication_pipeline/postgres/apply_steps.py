@@ -20,6 +20,7 @@ from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import BatchResult, Message
 from replication_pipeline.domain.version import microseconds_of
 from replication_pipeline.engine.failpoints import failpoint
+from replication_pipeline.postgres.apply_plan import TEMPLATES as SQL
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.merge_plan import MergePlan, merge_plan
@@ -66,7 +67,6 @@ class ApplySteps:
     settings: Settings
     plans: Plans
     connection: psycopg.Connection
-    fenced: frozenset[str]
     keep_conflicts: bool = True
 
     def apply(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
@@ -87,13 +87,9 @@ class ApplySteps:
         self._keep_states(parts)
         for part in parts:
             self._finish(part)
-        return parts
-
-    def clear(self, parts: Sequence[Staged]) -> None:
-        """Leave the stages empty for the next transaction."""
-        for part in parts:
             large = len(part.messages) > SMALL
             self._execute(part.plan.truncate_stage if large else part.plan.clear_stage)
+        return parts
 
     def _stage_all(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
         by_table: dict[str, list[Message]] = {}
@@ -106,33 +102,16 @@ class ApplySteps:
         parts = [Staged(plans[table.name], by_table[table.name]) for table in ordered]
         judge = self._judge(again=again)
         for part in parts:
-            found = self._copy(part, judge)
-            # What follows is sent at once: a round trip costs more than the statement of a small batch.
-            with self.connection.pipeline():
-                remembered = (
-                    self._execute(part.plan.remember, {"staged": found.rows})
-                    if judge.me and found.rows
-                    else None
-                )
-                reduced = (
-                    self._execute(part.plan.reduce)
-                    if found.rivals and part.merging is None
-                    else None
-                )
-                self._execute(part.plan.lock_rows)
-                decided = self._decide(part)
-            if remembered is not None:
-                fresh = _only(remembered)
-                part.duplicates, part.staged = part.staged - fresh, fresh
-            if reduced is not None:
-                part.staged = _only(reduced)
+            self._stage(part, judge)
+            self._execute(part.plan.lock_rows)
+            name = {"table": part.plan.table.name}
             if part.merging is None:
-                part.deletes, part.writes = found.deletes > 0, found.deletes < found.rows
-                part.lacks = found.lacking
-                part.rivals = found.rivals or decided.rowcount > 0
+                part.rivals |= self._execute(part.plan.decide, name).rowcount > 0
+            else:
+                self._execute(part.merging.fold, name | {"events": _json_array(part.messages)})
         return parts
 
-    def _copy(self, part: Staged, judge: Judge) -> Incoming:
+    def _stage(self, part: Staged, judge: Judge) -> None:
         found = Incoming()
         if len(part.messages) > SMALL:
             self._execute(part.plan.truncate_stage)
@@ -143,19 +122,23 @@ class ApplySteps:
         if found.oldest:
             age = datetime.now(UTC).timestamp() - microseconds_of(found.oldest) / 1_000_000
             part.lag = timedelta(seconds=max(0.0, age))
-        return found
-
-    def _decide(self, part: Staged) -> psycopg.Cursor[Any]:
-        name = {"table": part.plan.table.name}
-        if part.merging is None:
-            return self._execute(part.plan.decide, name)
-        return self._execute(part.merging.fold, name | {"events": _json_array(part.messages)})
+        if judge.me and found.rows:
+            fresh = self._only(part.plan.remember, {"staged": part.staged})
+            part.duplicates, part.staged = part.staged - fresh, fresh
+        if part.merging is not None:
+            return  # what is written comes of what is known here as well
+        part.deletes, part.writes = found.deletes > 0, found.deletes < found.rows
+        part.lacks, part.rivals = found.lacking, found.rivals
+        if found.rivals:
+            part.staged = self._only(part.plan.reduce)
 
     def _judge(self, *, again: bool) -> Judge:
         newest = datetime.now(UTC) + self.settings.consumer.max_clock_skew
         return Judge(
             me="" if again else self.settings.contour.name,
-            fenced=self.fenced,
+            fenced=frozenset(
+                name for (name,) in self.connection.execute(SQL["fenced_contours"], prepare=True)
+            ),
             newest_clock=int(newest.timestamp() * 1_000_000),
         )
 
@@ -222,21 +205,15 @@ class ApplySteps:
         if not part.writes:
             return
         name = {"table": part.plan.table.name}
+        if part.plan.make_way is not None:
+            self._execute(part.plan.make_way)
+        written = self._execute(part.plan.upsert(), {"missing": None}).rowcount
         column_sets = self._execute(part.plan.column_sets).fetchall() if part.lacks else ()
-        with self.connection.pipeline():
-            if part.plan.make_way is not None:
-                self._execute(part.plan.make_way)
-            upserts = [
-                self._execute(part.plan.upsert(), {"missing": None}),
-                *(
-                    self._execute(part.plan.upsert(missing), {"missing": missing})
-                    for (missing,) in column_sets
-                ),
-            ]
-            swept = self._execute(part.plan.sweep_resurrected, name)
-        if part.merging and sum(c.rowcount for c in upserts) != self._only(part.merging.to_write):
+        for (missing,) in column_sets:
+            written += self._execute(part.plan.upsert(missing), {"missing": missing}).rowcount
+        if part.merging and written != self._only(part.merging.to_write):
             raise self._overtaken(part, "inserted")
-        if swept.rowcount:
+        if self._execute(part.plan.sweep_resurrected, name).rowcount:
             raise self._overtaken(part, "deleted")
 
     def _overtaken(self, part: Staged, what: str) -> TransientError:
@@ -290,19 +267,14 @@ class ApplySteps:
             ).fetchall()
 
     def _only(self, statement: sql.Composed, parameters: dict[str, Any] | None = None) -> Any:
-        return _only(self._execute(statement, parameters))
+        row = self._execute(statement, parameters).fetchone()
+        assert row is not None
+        return row[0]
 
     def _execute(
         self, statement: sql.Composed, parameters: dict[str, Any] | None = None
     ) -> psycopg.Cursor[Any]:
         return self.connection.execute(statement, parameters or {}, prepare=True)
-
-
-def _only(cursor: psycopg.Cursor[Any]) -> Any:
-    """The first column of the only row."""
-    row = cursor.fetchone()
-    assert row is not None
-    return row[0]
 
 
 def _staged_tables(parts: Sequence[Staged]) -> dict[int, Table]:

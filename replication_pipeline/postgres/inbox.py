@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
@@ -62,8 +62,6 @@ class PostgresInbox:
     _session: Session = field(init=False)
     _plans: Plans = field(init=False)
     _next_heartbeat: float = field(default=0.0)
-    _begun: psycopg.Cursor[Any] | None = field(default=None)
-    _fenced: frozenset[str] = field(default=frozenset())  # as the transaction at hand began
     _anything_parked: bool = field(default=True)
 
     def __post_init__(self) -> None:
@@ -91,21 +89,16 @@ class PostgresInbox:
     def apply(self, batch: Consumed) -> BatchResult:
         """Apply a batch and move its offsets, in one transaction."""
         with self._transaction("applying events") as connection:
-            with connection.pipeline():
-                self._begin(connection)
-                moved = self._advance(connection, batch.advances)
-            self._insist(moved)
+            self._begin(connection)
+            self._advance(connection, batch.advances)
             failpoint("offsets_advanced")
             homeless = [m for m in batch.messages if self._plans.lacks(m)]
             self._park_homeless(connection, homeless)
             housed = [m for m in batch.messages if not self._plans.lacks(m)]
             with self._plans_are_true():
-                steps = self._steps(connection)
-                parts = steps.apply(housed, again=self.replaying)
+                parts = self._steps(connection).apply(housed, again=self.replaying)
             result = total(parts, housed, homeless)
-            with connection.pipeline():
-                steps.clear(parts)
-                self._count(connection, result)
+            self._count(connection, result)
             failpoint("applied")
             self._anything_parked |= bool(result.parked) or any(part.displaced for part in parts)
         failpoint("apply_committed")
@@ -115,7 +108,7 @@ class PostgresInbox:
         """Keep the batch's only message as a parked event, and move its offset past it."""
         (message,) = batch.messages
         with self._transaction("parking an event") as connection:
-            self._insist(self._advance(connection, batch.advances))
+            self._advance(connection, batch.advances)
             self._park_message(connection, message, error)
             failpoint("parked")
             self._anything_parked = True
@@ -202,19 +195,16 @@ class PostgresInbox:
         connection.commit()
 
     def _steps(self, connection: psycopg.Connection) -> ApplySteps:
-        row = self._begun.fetchone() if self._begun is not None else None
-        if row is not None:
-            self._fenced = frozenset(row[1])
-        return ApplySteps(self.settings, self._plans, connection, self._fenced, not self.replaying)
+        return ApplySteps(self.settings, self._plans, connection, not self.replaying)
 
     def _begin(self, connection: psycopg.Connection) -> None:
-        self._begun = connection.execute(SQL["begin_apply"])
+        connection.execute(SQL["begin_apply"])
         connection.execute(SQL["defer_constraints"])
 
     def _advance(
         self, connection: psycopg.Connection, advances: Sequence[PartitionAdvance]
-    ) -> psycopg.Cursor[Any]:
-        return connection.execute(
+    ) -> None:
+        row = connection.execute(
             SQL["advance_offsets"],
             {
                 "topics": [a.topic for a in advances],
@@ -223,10 +213,7 @@ class PostgresInbox:
                 "next": [a.next_offset for a in advances],
                 "high": [a.high_watermark for a in advances],
             },
-        )
-
-    def _insist(self, moved: psycopg.Cursor[Any]) -> None:
-        row = moved.fetchone()
+        ).fetchone()
         if not (row and row[0]):
             raise OffsetConflictError(
                 f"contour {self.settings.contour.name}: another consumer moved an offset first; "
@@ -293,9 +280,7 @@ class PostgresInbox:
                 translating("applying a parked event"),
                 self._plans_are_true(),
             ):
-                steps = self._steps(connection)
-                parts = steps.apply(messages, again=True)
-                steps.clear(parts)
+                parts = self._steps(connection).apply(messages, again=True)
                 connection.execute(SQL["check_constraints"])  # not only at commit
         except PoisonError as error:
             if len(messages) > 1:

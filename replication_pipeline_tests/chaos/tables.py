@@ -63,7 +63,7 @@ end $$
 WAITING: Final = """
 select p.record_key from replication.parked_events p
   join member m on m.email = convert_from(p.event, 'UTF8')::json -> 'after' ->> 'email'
-               and m.replication_version > p.version
+               and (to_jsonb(m) ->> 'replication_version')::bigint > p.version
  where p.table_name = 'member' and p.reason in ('unique_conflict', 'displaced')
 """
 VALUES: Final = (

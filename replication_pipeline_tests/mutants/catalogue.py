@@ -191,10 +191,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         "offsets move in a transaction of their own", "replication_pipeline/postgres/inbox.py",
-        """            self._insist(moved)
+        """            self._advance(connection, batch.advances)
             failpoint("offsets_advanced")
 """,
-        """            self._insist(moved)
+        """            self._advance(connection, batch.advances)
             connection.commit()
             self._begin(connection)
             failpoint("offsets_advanced")

@@ -16,9 +16,8 @@
 
 -- name: begin_apply
 -- No trigger of this database fires: applied rows keep their values, and are not captured again.
--- Foreign keys are therefore checked here, see park_orphans and park_referenced. Returns who is fenced.
-select set_config('session_replication_role', 'replica', true),
-       array(select name from replication.contours where state <> 'active')
+-- Foreign keys are therefore checked here, see park_orphans and park_referenced.
+select set_config('session_replication_role', 'replica', true)
 
 -- name: bound_idle_time
 -- Of the session: how long a transaction may stand still.
@@ -66,6 +65,9 @@ create temporary table if not exists {stage} (
   verdict text not null default 'apply', reason text, detail text not null default '', blocked_by text,
   {stage_definitions}
 )
+
+-- name: fenced_contours
+select name from replication.contours where state <> 'active'
 
 -- name: stage
 -- Events of other contours, decoded (postgres/staging.py).
