@@ -312,10 +312,10 @@ class ConsumerSettings(Section):
         default=timedelta(milliseconds=500), description="Longest wait for events in one look."
     )
     lanes: int = Field(
-        default=2,
+        default=1,
         ge=1,
         le=2,
-        description="Connections by which one applier works off a backlog of one table; 1: never two.",
+        description="2: one applier works off a backlog of one table over two connections (new).",
     )
     window: Duration = Field(default=timedelta(minutes=10), description="Length of a Dagster run.")
     min_appliers: int = Field(default=1, ge=0, le=64, description="Windows always kept alive.")
