@@ -7,26 +7,30 @@ called anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, LiteralString
 
 from psycopg import sql
 
 from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.catalog import Column, ForeignKey, Table
+from replication_pipeline.postgres.catalog import ForeignKey, Table
+from replication_pipeline.postgres.fragments import (
+    Names,
+    child_matches,
+    comma,
+    conjunction,
+    identifier,
+    key_from_json,
+    literal,
+    texts,
+    texts_of,
+    type_of,
+)
 from replication_pipeline.postgres.staging import Reader
 
 TEMPLATES: Final = queries.load("apply")
 MERGE_TEMPLATES: Final = queries.load("merge")
-
-# Wire form → SQL value, for types whose wire form is not simply their text.
-_DECODED: Final[dict[str, LiteralString]] = {
-    "json": "{}::json",
-    "jsonb": "{}::jsonb",
-    "bytea": "decode({}, 'base64')",
-}
-
 
 # Columns of the stage of a table that merges: what is known here, what comes out, the entry as it was
 # seen; and of each event its state, what it replaced, and its operation.
@@ -75,19 +79,19 @@ class TablePlan:
         if not missing and self.upsert_whole is not None:
             return self.upsert_whole
         left_out = set(missing)
-        names = _Names(self.table)
+        names = Names(self.table)
         columns = [c for c in self.table.columns if c.name not in left_out]
         templates = MERGE_TEMPLATES if self.table.merges else TEMPLATES
         return sql.SQL(templates["upsert"]).format(
             table=names.table,
             stage=names.stage,
             same_key=names.same_key(),
-            columns=comma(_name(c.name) for c in columns),
+            columns=comma(identifier(c.name) for c in columns),
             staged_columns=comma(names.staged(c.name) for c in columns),
             staged_keys=comma(names.staged(k) for k in self.table.keys),
-            keys=comma(_name(k) for k in self.table.keys),
+            keys=comma(identifier(k) for k in self.table.keys),
             assignments=sql.SQL("").join(
-                sql.SQL("{0} = excluded.{0}, ").format(_name(c.name))
+                sql.SQL("{0} = excluded.{0}, ").format(identifier(c.name))
                 for c in columns
                 if c.name not in self.table.keys and not c.identity_always
             ),
@@ -99,13 +103,13 @@ class TablePlan:
 
     def park_referenced(self, staged: dict[int, Table]) -> list[sql.Composed]:
         """One statement a foreign key that points here; ``staged`` as in ``park_orphans``."""
-        names = _Names(self.table)
+        names = Names(self.table)
         return [
             sql.SQL(TEMPLATES["park_referenced"]).format(
                 table=names.table,
                 stage=names.stage,
                 same_key=names.same_key(),
-                constraint_name=_literal(key.name),
+                constraint_name=literal(key.name),
                 child=identifier(*key.child_name),
                 child_matches=child_matches(key),
                 and_not_leaving=_and_not_leaving(staged.get(key.child)),
@@ -115,14 +119,14 @@ class TablePlan:
 
     def park_moved(self, staged: dict[int, Table]) -> list[sql.Composed]:
         """One statement a foreign key that points at other columns than the primary key's."""
-        names = _Names(self.table)
+        names = Names(self.table)
         return [
             sql.SQL(rewriting(self.table, "park_moved")).format(
                 table=names.table,
                 stage=names.stage,
                 same_key=names.same_key(),
-                constraint_name=_literal(key.name),
-                old_values=comma(_of("t", c) for c in key.parent_columns),
+                constraint_name=literal(key.name),
+                old_values=comma(identifier("t", c) for c in key.parent_columns),
                 new_values=comma(names.staged(c) for c in key.parent_columns),
                 child=identifier(*key.child_name),
                 child_matches=child_matches(key),
@@ -133,10 +137,10 @@ class TablePlan:
         ]
 
     def _park_orphans(self, key: ForeignKey, parent: Table | None) -> sql.Composed:
-        names = _Names(self.table)
+        names = Names(self.table)
         or_staged: sql.Composable = sql.SQL("")
         if parent is not None:
-            theirs = _Names(parent, alias="p")
+            theirs = Names(parent, alias="p")
             or_staged = sql.SQL(
                 "and not exists (select from {stage} p "
                 "where p.verdict = 'apply' and p.op <> 'd' and {match})"
@@ -152,7 +156,7 @@ class TablePlan:
         return sql.SQL(TEMPLATES["park_orphans"]).format(
             stage=names.stage,
             parent=identifier(*key.parent_name),
-            constraint_name=_literal(key.name),
+            constraint_name=literal(key.name),
             child_columns_set=conjunction(
                 sql.SQL("{} is not null").format(names.staged(c)) for c in key.child_columns
             ),
@@ -181,7 +185,7 @@ def _put_together(statement: sql.Composed) -> sql.Composed:
 
 
 def _plan(table: Table) -> TablePlan:
-    names = _Names(table)
+    names = Names(table)
     template = {name: sql.SQL(text) for name, text in TEMPLATES.items()}
     columns = table.columns
     numbers = [c for c in columns if c.identity_always and c.name not in table.keys]
@@ -201,7 +205,7 @@ def _plan(table: Table) -> TablePlan:
             stage_definitions=comma(
                 [
                     *(
-                        sql.SQL("{} {}").format(names.stage_column(c.name), _type(c))
+                        sql.SQL("{} {}").format(names.stage_column(c.name), type_of(c))
                         for c in columns
                     ),
                     *(sql.SQL(column) for column in _MERGING if table.merges),
@@ -213,17 +217,18 @@ def _plan(table: Table) -> TablePlan:
             columns=comma(names.stage_column(c.name) for c in columns),
         ),
         lock_rows=template["lock_rows"].format(
-            **common, target_keys=comma(_of("t", k) for k in table.keys)
+            **common, target_keys=comma(identifier("t", k) for k in table.keys)
         ),
         record_conflicts=template["record_conflicts"].format(
             **common,
             staged_image=_staged_image(names),
-            target_image=_texts_of(columns, lambda name: _of("t", name)),
+            target_image=texts_of(columns, lambda name: identifier("t", name)),
         ),
         make_way=sql.SQL(rewriting(table, "make_way")).format(
             **common,
             numbers_differ=sql.SQL(" or ").join(
-                sql.SQL("{} <> {}").format(_of("t", c.name), names.staged(c.name)) for c in numbers
+                sql.SQL("{} <> {}").format(identifier("t", c.name), names.staged(c.name))
+                for c in numbers
             ),
         )
         if numbers
@@ -232,8 +237,8 @@ def _plan(table: Table) -> TablePlan:
             table=names.table,
             and_not_referenced=_and_not_referenced(names, table),
             row_text=sql.SQL(table.row_text.replace("%", "%%")),
-            keys=_texts(table.keys),
-            deltas=_texts(table.deltas),
+            keys=texts(table.keys),
+            deltas=texts(table.deltas),
             **key_from_json(table),
         ),
         lock_parents=tuple(
@@ -241,7 +246,7 @@ def _plan(table: Table) -> TablePlan:
                 stage=names.stage,
                 parent=identifier(*key.parent_name),
                 parent_matches=_parent_matches(names, key),
-                parent_columns=comma(_of("p", column) for column in key.parent_columns),
+                parent_columns=comma(identifier("p", column) for column in key.parent_columns),
             )
             for key in table.references
         ),
@@ -249,51 +254,14 @@ def _plan(table: Table) -> TablePlan:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """Identifiers of a table and its stage, the stage under ``alias``."""
-
-    of: Table
-    alias: str = "s"
-
-    @property
-    def table(self) -> sql.Identifier:
-        return identifier(self.of.schema, self.of.relation_name)
-
-    @property
-    def stage(self) -> sql.Identifier:
-        # The fingerprint makes a changed table get a new stage within the same session.
-        return identifier("pg_temp", f"stage_{self.of.table_id}_{self.of.fingerprint[:8]}")
-
-    def stage_column(self, column: str) -> sql.Identifier:
-        position = [c.name for c in self.of.columns].index(column)
-        return identifier(f"c{position + 1}")
-
-    def staged(self, column: str) -> sql.Composed:
-        return sql.SQL("{}.{}").format(identifier(self.alias), self.stage_column(column))
-
-    def same_key(self) -> sql.Composed:
-        return conjunction(
-            sql.SQL("{} = {}").format(_of("t", k), self.staged(k)) for k in self.of.keys
-        )
-
-
-def _parent_matches(names: _Names, key: ForeignKey) -> sql.Composed:
+def _parent_matches(names: Names, key: ForeignKey) -> sql.Composed:
     return conjunction(
-        sql.SQL("{} = {}").format(_of("p", parent), names.staged(child))
+        sql.SQL("{} = {}").format(identifier("p", parent), names.staged(child))
         for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
     )
 
 
-def child_matches(key: ForeignKey) -> sql.Composed:
-    """Row ``c`` references row ``t`` by ``key``."""
-    return conjunction(
-        sql.SQL("{} = {}").format(_of("c", child), _of("t", parent))
-        for child, parent in zip(key.child_columns, key.parent_columns, strict=True)
-    )
-
-
-def _and_not_referenced(names: _Names, table: Table) -> sql.Composed:
+def _and_not_referenced(names: Names, table: Table) -> sql.Composed:
     """A row that has children does not settle yet."""
     return sql.SQL(" ").join(
         sql.SQL(
@@ -310,38 +278,13 @@ def _and_not_referenced(names: _Names, table: Table) -> sql.Composed:
     )
 
 
-def _texts_of(
-    columns: Iterable[Column], reference: Callable[[str], sql.Composable]
-) -> sql.Composed:
-    """Every column as PostgreSQL's text: no value is too odd for it, and it can be read back. Not by a
-    cast, which may be a user's own; and a row of nulls is not null.
-    """
-    return comma(
-        sql.SQL("case when num_nulls({0}) = 0 then format('%%s', {0}) end as {1}").format(
-            reference(c.name), _name(c.name)
-        )
-        for c in columns
-    )
-
-
-def _staged_image(names: _Names) -> sql.Composed:
+def _staged_image(names: Names) -> sql.Composed:
     """The staged row as JSON of texts, without the columns that its event lacks."""
     return sql.SQL(
         "(select case when s.missing_columns is null then i.image "
         "else (i.image::jsonb - s.missing_columns)::json end "
         "from (select row_to_json(c.*) as image from (select {}) c) i)"
-    ).format(_texts_of(names.of.columns, names.staged))
-
-
-def key_from_json(table: Table) -> dict[str, sql.Composed]:
-    """A canonical key read back into columns ``r``, and compared with row ``t``."""
-    by_name = {c.name: c for c in table.columns}
-    return {
-        "key_definitions": comma(_wire_definition(by_name[k]) for k in table.keys),
-        "ripe_key": conjunction(
-            sql.SQL("{} = {}").format(_of("t", k), _decoded(by_name[k])) for k in table.keys
-        ),
-    }
+    ).format(texts_of(names.of.columns, names.staged))
 
 
 def _and_not_leaving(table: Table | None, key: ForeignKey | None = None) -> sql.Composable:
@@ -350,12 +293,12 @@ def _and_not_leaving(table: Table | None, key: ForeignKey | None = None) -> sql.
     """
     if table is None:
         return sql.SQL("")
-    gone = _Names(table, alias="g")
+    gone = Names(table, alias="g")
     or_moves: sql.Composable = sql.SQL("")
     if key is not None:
         or_moves = sql.SQL("or ({}) is distinct from ({})").format(
             comma(gone.staged(c) for c in key.child_columns),
-            comma(_of("c", c) for c in key.child_columns),
+            comma(identifier("c", c) for c in key.child_columns),
         )
     return sql.SQL(
         "and not exists (select from {stage} g "
@@ -364,54 +307,6 @@ def _and_not_leaving(table: Table | None, key: ForeignKey | None = None) -> sql.
         stage=gone.stage,
         or_moves=or_moves,
         match=conjunction(
-            sql.SQL("{} = {}").format(_of("c", k), gone.staged(k)) for k in table.keys
+            sql.SQL("{} = {}").format(identifier("c", k), gone.staged(k)) for k in table.keys
         ),
     )
-
-
-def _wire_definition(column: Column) -> sql.Composed:
-    wire = sql.SQL("text") if column.base_type in _DECODED else _type(column)
-    return sql.SQL("{} {}").format(_name(column.name), wire)
-
-
-def _decoded(column: Column) -> sql.Composed:
-    return sql.SQL(_DECODED.get(column.base_type, "{}")).format(_of("r", column.name))
-
-
-def _type(column: Column) -> sql.SQL:
-    # format_type() of the server's own catalog: quoted there, and the only text taken as it is.
-    return sql.SQL(column.type_name.replace("%", "%%"))
-
-
-# psycopg looks for placeholders in the whole text, quoted names included: a % stands doubled.
-
-
-def identifier(*names: str) -> sql.Identifier:
-    """A quoted name."""
-    return sql.Identifier(*(name.replace("%", "%%") for name in names))
-
-
-def _literal(text: str) -> sql.Literal:
-    return sql.Literal(text.replace("%", "%%"))
-
-
-def _name(name: str) -> sql.Identifier:
-    return identifier(name)
-
-
-def _of(alias: str, name: str) -> sql.Identifier:
-    return identifier(alias, name)
-
-
-def _texts(names: Iterable[str]) -> sql.Composed:
-    return sql.SQL("array[{}]::text[]").format(comma(_literal(n) for n in names))
-
-
-def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
-    """A list."""
-    return sql.SQL(", ").join(parts)
-
-
-def conjunction(parts: Iterable[sql.Composable]) -> sql.Composed:
-    """All of them."""
-    return sql.SQL(" and ").join(parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.merge_plan import MergePlan, merge_plan
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline.postgres.staging import Incoming, Judge
-from replication_pipeline.postgres.unique_keys import unique_plan
+from replication_pipeline.postgres.unique_keys import UniquePlan, unique_plan
 from replication_pipeline.settings import Settings
 
 SMALL: Final = 500  # events of a table; more are worth plans of their own
@@ -53,11 +53,11 @@ class Staged:
     lacks: bool = True
     rivals: bool = True  # of rows here, or within the batch
     parked_ids: Sequence[tuple[int]] = ()
+    merging: MergePlan | None = field(init=False)
+    """Where columns merge, what is done in another way than for whole rows."""
 
-    @property
-    def merging(self) -> MergePlan | None:
-        """Where columns merge, what is done in another way than for whole rows."""
-        return merge_plan(self.plan.table)
+    def __post_init__(self) -> None:
+        self.merging = merge_plan(self.plan.table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,15 @@ class ApplySteps:
         """
         parts = self._stage_all(messages, again=again)
         failpoint("staged")
-        self._guard_parents(parts)
-        for part in parts:
+        staged = {part.plan.table.relation: part.plan.table for part in parts}
+        unique = [unique_plan(part.plan.table, staged) for part in parts]
+        self._guard_parents(parts, unique, staged)
+        for part, room in zip(parts, unique, strict=True):
             self._record_conflicts(part, again=again)
-            self._make_room(part, parts)
+            self._make_room(part, room)
             self._write(part)
         failpoint("written")
-        self._delete_all(parts)
+        self._delete_all(parts, staged)
         failpoint("deleted")
         self._keep_states(parts)
         for part in parts:
@@ -142,15 +144,15 @@ class ApplySteps:
             newest_clock=int(newest.timestamp() * 1_000_000),
         )
 
-    def _guard_parents(self, parts: list[Staged]) -> None:
+    def _guard_parents(
+        self, parts: list[Staged], unique: list[UniquePlan], staged: dict[int, Table]
+    ) -> None:
         """No row is written whose parent is missing. A parent in the batch counts, unless it is
         parked itself: hence again and again until nothing more is parked.
         """
         # First without locks, then the parents that are left are locked, then once more: a parent
         # that came in between belongs to an event that is parked already, and one that left is seen.
-        staged = _staged_tables(parts)
         # What a unique index keeps out is no parent either.
-        unique = [unique_plan(part.plan.table, staged) for part in parts]
         checks = [
             statement
             for part, kept_out in zip(parts, unique, strict=True)
@@ -181,10 +183,8 @@ class ApplySteps:
         ).fetchone()
         part.conflicts = row[0] if row else 0
 
-    def _make_room(self, part: Staged, parts: Sequence[Staged]) -> None:
+    def _make_room(self, part: Staged, unique: UniquePlan) -> None:
         """For values of unique indexes: rows that give way to newer ones, or leave in this batch."""
-        table = part.plan.table
-        unique = unique_plan(table, _staged_tables(parts))
         for statement in unique.lock_displaced:
             self._execute(statement)
         for statement in unique.displace:
@@ -192,7 +192,7 @@ class ApplySteps:
                 statement,
                 {
                     "topic": part.messages[0].topic,
-                    "table": table.name,
+                    "table": part.plan.table.name,
                     "contour": self.settings.contour.name,
                 },
             ).rowcount
@@ -222,8 +222,7 @@ class ApplySteps:
             "here while the batch was applied; it is decided again"
         )
 
-    def _delete_all(self, parts: list[Staged]) -> None:
-        staged = _staged_tables(parts)
+    def _delete_all(self, parts: list[Staged], staged: dict[int, Table]) -> None:
         deleting = [part for part in parts if part.deletes]
         self._until_stable([s for part in deleting for s in part.plan.park_referenced(staged)])
         for part in reversed(deleting):
@@ -275,10 +274,6 @@ class ApplySteps:
         self, statement: sql.Composed, parameters: dict[str, Any] | None = None
     ) -> psycopg.Cursor[Any]:
         return self.connection.execute(statement, parameters or {}, prepare=True)
-
-
-def _staged_tables(parts: Sequence[Staged]) -> dict[int, Table]:
-    return {part.plan.table.relation: part.plan.table for part in parts}
 
 
 def _json_array(messages: Sequence[Message]) -> str:

@@ -19,9 +19,14 @@ from psycopg.rows import class_row
 
 from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.apply_plan import key_from_json
 from replication_pipeline.postgres.catalog import Column, Table, read_tables
 from replication_pipeline.postgres.failures import translating, translating_refusals
+from replication_pipeline.postgres.fragments import (
+    comma,
+    identifier,
+    key_from_json,
+    type_of,
+)
 
 Side = Literal["incoming", "current"]
 Outcome = Literal["kept", "updated", "inserted", "deleted", "unchanged"]
@@ -176,18 +181,19 @@ class _Row:
         image: Image | None = None,
         settable: Sequence[Column] = (),
     ) -> Cursor[Any]:
-        comma = sql.SQL(", ")
         statement = sql.SQL(SQL[name]).format(
             **key_from_json(self._table),
-            table=sql.Identifier(*map(_doubled, (self._table.schema, self._table.relation_name))),
-            definitions=comma.join(
-                sql.SQL("{} {}").format(_name(c), sql.SQL("text") if _is_json(c) else _type(c))
+            table=identifier(self._table.schema, self._table.relation_name),
+            definitions=comma(
+                sql.SQL("{} {}").format(
+                    identifier(c.name), sql.SQL("text") if _is_json(c) else type_of(c)
+                )
                 for c in columns
             ),
-            columns=comma.join(_name(c) for c in columns),
-            values=comma.join(_value(c) for c in columns),
-            assignments=comma.join(
-                sql.SQL("{} = {}").format(_name(c), _value(c)) for c in settable
+            columns=comma(identifier(c.name) for c in columns),
+            values=comma(_value(c) for c in columns),
+            assignments=comma(
+                sql.SQL("{} = {}").format(identifier(c.name), _value(c)) for c in settable
             ),
         )
         return self._connection.execute(statement, {"key": self._key, "image": json.dumps(image)})
@@ -201,26 +207,8 @@ def _is_json(column: Column) -> bool:
 
 
 def _value(column: Column) -> sql.Composed:
-    match column.base_type:
-        case "json":
-            return sql.SQL("i.{}::json").format(_name(column))
-        case "jsonb":
-            return sql.SQL("i.{}::jsonb").format(_name(column))
-        case _:
-            return sql.SQL("i.{}").format(_name(column))
-
-
-def _name(column: Column) -> sql.Identifier:
-    return sql.Identifier(_doubled(column.name))
-
-
-def _type(column: Column) -> sql.SQL:
-    return sql.SQL(_doubled(column.type_name))  # format_type() of the server's own catalog
-
-
-def _doubled(text: str) -> str:
-    """Placeholders are looked for in the whole text, quoted names included."""
-    return text.replace("%", "%%")
+    value = sql.SQL("i.{}").format(identifier(column.name))
+    return sql.SQL("{}::{}").format(value, type_of(column)) if _is_json(column) else value
 
 
 def _unknown(id_: int) -> RefusedError:

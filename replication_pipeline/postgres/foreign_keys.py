@@ -26,15 +26,15 @@ from psycopg import sql
 
 from replication_pipeline.domain.errors import PoisonError
 from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.apply_plan import (
+from replication_pipeline.postgres.catalog import ForeignKey, Table
+from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.fragments import (
     child_matches,
     comma,
     conjunction,
     identifier,
     key_from_json,
 )
-from replication_pipeline.postgres.catalog import ForeignKey, Table
-from replication_pipeline.postgres.failures import translating
 from replication_pipeline.settings import ForeignKeyPolicy
 
 SQL: Final = queries.load("foreign_keys")

@@ -11,17 +11,17 @@ from functools import lru_cache
 
 from psycopg import sql
 
-from replication_pipeline.postgres.apply_plan import (
-    MERGE_TEMPLATES,
-    _decoded,
-    _Names,
-    _of,
-    _texts,
-    _texts_of,
-    _wire_definition,
-    comma,
-)
+from replication_pipeline.postgres.apply_plan import MERGE_TEMPLATES
 from replication_pipeline.postgres.catalog import Table
+from replication_pipeline.postgres.fragments import (
+    Names,
+    comma,
+    decoded,
+    identifier,
+    texts,
+    texts_of,
+    wire_definition,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +41,28 @@ def merge_plan(table: Table) -> MergePlan | None:
     """``None`` for a table whose rows are decided about as a whole."""
     if not table.merges:
         return None
-    names = _Names(table)
+    names = Names(table)
     columns = table.columns
     by_name = {column.name: column for column in columns}
     common = {
         "table": names.table,
         "stage": names.stage,
         "same_key": names.same_key(),
-        "keys": _texts(table.keys),
-        "deltas": _texts(table.deltas),
-        "wire_definitions": comma(_wire_definition(c) for c in columns),
+        "keys": texts(table.keys),
+        "deltas": texts(table.deltas),
+        "wire_definitions": comma(wire_definition(c) for c in columns),
     }
     return MergePlan(
         fold=sql.SQL(MERGE_TEMPLATES["fold"]).format(
             **common,
-            sorted_deltas=_texts(sorted(table.deltas)),
-            column_names=_texts(c.name for c in columns),
-            row_is_there=sql.SQL("{} is not null").format(_of("t", table.keys[0])),
+            sorted_deltas=texts(sorted(table.deltas)),
+            column_names=texts(c.name for c in columns),
+            row_is_there=sql.SQL("{} is not null").format(identifier("t", table.keys[0])),
             # Made by the server from its own catalog, like the names of types.
             row_text=sql.SQL(table.row_text.replace("%", "%%")),
             assignments=sql.SQL("").join(
                 sql.SQL(", {} = case when j.lives then {} else {} end").format(
-                    names.stage_column(c.name), _decoded(c), names.staged(c.name)
+                    names.stage_column(c.name), decoded(c), names.staged(c.name)
                 )
                 for c in columns
             ),
@@ -70,7 +70,7 @@ def merge_plan(table: Table) -> MergePlan | None:
         record_conflicts=sql.SQL(MERGE_TEMPLATES["record_conflicts"]).format(
             **common,
             image=sql.SQL("(select to_jsonb(i.*) from (select {}) i)").format(
-                _texts_of(columns, lambda name: _decoded(by_name[name]))
+                texts_of(columns, lambda name: decoded(by_name[name]))
             ),
         ),
         to_write=sql.SQL(MERGE_TEMPLATES["to_write"]).format(**common),

@@ -19,17 +19,16 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from replication_pipeline.postgres.apply_plan import (
-    _literal,
-    _Names,
-    _of,
+from replication_pipeline.postgres.apply_plan import rewriting
+from replication_pipeline.postgres.catalog import ForeignKey, Table, UniqueKey
+from replication_pipeline.postgres.fragments import (
+    Names,
     child_matches,
     comma,
     conjunction,
     identifier,
-    rewriting,
+    literal,
 )
-from replication_pipeline.postgres.catalog import ForeignKey, Table, UniqueKey
 
 NOTHING = sql.SQL("")
 FALSE = sql.SQL("false")
@@ -68,11 +67,11 @@ def unique_plan(table: Table, staged: Mapping[int, Table]) -> UniquePlan:
 
 
 def _forms(table: Table, key: UniqueKey, staged: Mapping[int, Table]) -> dict[str, sql.Composable]:
-    s, g = _Names(table), _Names(table, alias="g")
+    s, g = Names(table), Names(table, alias="g")
     has_children = sql.SQL(" or ").join(
         form for child in table.referenced_by for form in _children(child, staged)
     )
-    target = [_of("t", column) for column in key.columns]
+    target = [identifier("t", column) for column in key.columns]
     mine = [s.staged(column) for column in key.columns]
     holds = conjunction(sql.SQL("{} = {}").format(*pair) for pair in zip(target, mine, strict=True))
     children = has_children if table.referenced_by else FALSE
@@ -91,10 +90,10 @@ def _forms(table: Table, key: UniqueKey, staged: Mapping[int, Table]) -> dict[st
     return {
         "table": s.table,
         "stage": s.stage,
-        "table_name": _literal(table.name),
-        "schema": _literal(table.schema),
-        "relation_name": _literal(table.relation_name),
-        "unique_name": _literal(key.name),
+        "table_name": literal(table.name),
+        "schema": literal(table.schema),
+        "relation_name": literal(table.relation_name),
+        "unique_name": literal(key.name),
         # Made by the server from its own catalog, like the names of types.
         "key_text": sql.SQL(table.key_text.replace("%", "%%")),
         "row_text": sql.SQL(table.row_text.replace("%", "%%")),
@@ -106,7 +105,7 @@ def _forms(table: Table, key: UniqueKey, staged: Mapping[int, Table]) -> dict[st
             sql.SQL("{} is distinct from {}").format(*pair)
             for pair in zip(target, mine, strict=True)
         ),
-        "target_keys": comma(_of("t", k) for k in table.keys),
+        "target_keys": comma(identifier("t", k) for k in table.keys),
         "target_values": comma(target),
         "staged_values": comma(mine),
         "staged_values_of_g": comma(g.staged(column) for column in key.columns),
@@ -125,14 +124,14 @@ def _children(key: ForeignKey, staged: Mapping[int, Table]) -> list[sql.Composed
         )
     ]
     if child := staged.get(key.child):
-        theirs = _Names(child, alias="c")
+        theirs = Names(child, alias="c")
         found.append(
             sql.SQL(
                 "exists (select from {} c where c.verdict = 'apply' and c.op <> 'd' and {})"
             ).format(
                 theirs.stage,
                 conjunction(
-                    sql.SQL("{} = {}").format(theirs.staged(column), _of("t", parent))
+                    sql.SQL("{} = {}").format(theirs.staged(column), identifier("t", parent))
                     for column, parent in zip(key.child_columns, key.parent_columns, strict=True)
                 ),
             )
