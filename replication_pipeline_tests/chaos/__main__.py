@@ -16,6 +16,7 @@ from pathlib import Path
 from replication_pipeline_tests.chaos.nemeses import NEMESES
 from replication_pipeline_tests.chaos.report import markdown
 from replication_pipeline_tests.chaos.run import Options, run
+from replication_pipeline_tests.chaos.tables import TABLES
 
 
 def main() -> int:
@@ -29,6 +30,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200, help="transactions a second, in all")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between faults, about")
     parser.add_argument("--only", action="append", choices=sorted(NEMESES), help="kinds of faults")
+    parser.add_argument("--without", action="append", choices=TABLES, help="tables to leave out")
+    parser.add_argument("--lanes", type=int, default=1, help="connections of an applier")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep servers' files and logs")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="write a report there")
     asked = parser.parse_args()
@@ -38,6 +41,8 @@ def main() -> int:
         rate=asked.rate,
         pause=asked.pause,
         kinds=asked.only or (),
+        tables=[table for table in TABLES if table not in (asked.without or ())],
+        lanes=asked.lanes,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         directory = asked.keep or Path(temporary)

@@ -43,6 +43,7 @@ class Options:
     pause: float = 1.0  # seconds between faults, about
     kinds: Sequence[str] = ()  # of faults; none: a random few in each round
     tables: Sequence[str] = TABLES
+    lanes: int = 1  # connections of an applier
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Result:
 def run(options: Options, directory: Path, tell: Tell = lambda _: None) -> Result:
     """Everything from nothing, in ``directory``."""
     tell("starting three contours and Kafka")
-    with running(directory, DDL, options.tables) as stack:
+    with running(directory, DDL, options.tables, {"lanes": options.lanes}) as stack:
         return _run(options, stack, tell)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -151,7 +151,9 @@ class Stack:
 
 
 @contextmanager
-def running(directory: Path, ddl: str, tables: Sequence[str]) -> Iterator[Stack]:
+def running(
+    directory: Path, ddl: str, tables: Sequence[str], consumer: Mapping[str, object]
+) -> Iterator[Stack]:
     """Servers and contours with ``tables`` set up; the workers are not started yet."""
     with ExitStack() as stack:
         port, front = free_port(), free_port()
@@ -165,7 +167,8 @@ def running(directory: Path, ddl: str, tables: Sequence[str]) -> Iterator[Stack]
             broker = pool.submit(stack.enter_context, kafka)
             starting = [
                 pool.submit(
-                    stack.enter_context, _contour(directory, number, name, network, ddl, tables)
+                    stack.enter_context,
+                    _contour(directory, number, name, network, ddl, tables, consumer),
                 )
                 for number, name in enumerate(NAMES, start=1)
             ]
@@ -184,7 +187,13 @@ def running(directory: Path, ddl: str, tables: Sequence[str]) -> Iterator[Stack]
 
 @contextmanager
 def _contour(
-    directory: Path, number: int, name: str, kafka: Proxy, ddl: str, tables: Sequence[str]
+    directory: Path,
+    number: int,
+    name: str,
+    kafka: Proxy,
+    ddl: str,
+    tables: Sequence[str],
+    consumer: Mapping[str, object],
 ) -> Iterator[Contour]:
     with EmbeddedPostgres(directory / name, settings=DATABASE_SETTINGS) as server:
         with Proxy(server.port) as network:
@@ -205,6 +214,7 @@ def _contour(
                     "session_timeout": "3s",
                     "retry_parked": "1s",
                     "foreign_key_patience": "2s",
+                    **consumer,
                 },
             }
             config = directory / f"{name}.yaml"
