@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -74,6 +77,32 @@ def admin_client(settings: KafkaSettings) -> AdminClient:
         return AdminClient(client_options(settings), logger=QUIET)
     except (KafkaException, ValueError, TypeError) as error:
         raise refuse_bad_options(error) from None
+
+
+@dataclass(slots=True)
+class Admin:
+    """An admin client that is made anew after a question without an answer. One that has lost its
+    brokers never finds them again, and one asks with the leader's epoch that it learned first, and is
+    refused for ever after the partition has got a new leader, or the same one anew.
+    """
+
+    settings: KafkaSettings
+    _client: AdminClient | None = field(default=None)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[AdminClient]:
+        """The client, for as long as answers are waited for."""
+        try:
+            if self._client is None:
+                self._client = admin_client(self.settings)
+            yield self._client
+        except BaseException:
+            self._client = None
+            raise
+
+    def close(self) -> None:
+        """Disconnect; the next question connects again."""
+        self._client = None
 
 
 def refuse_bad_options(error: Exception) -> ConfigurationError:

@@ -25,7 +25,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka import Message as KafkaMessage
-from confluent_kafka.admin import AdminClient
 
 from replication_pipeline.domain.errors import ConfigurationError, FatalError, TransientError
 from replication_pipeline.domain.model import Consumed, Message, PartitionAdvance
@@ -33,9 +32,10 @@ from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.domain.positions import SOUND, explain, halt, standing
 from replication_pipeline.kafka.client import (
     QUIET,
-    admin_client,
+    Admin,
     refuse_bad_options,
 )
+from replication_pipeline.kafka.lifeline import Lifeline, lost, part
 from replication_pipeline.kafka.reading import (
     Intake,
     Partition,
@@ -66,7 +66,8 @@ class KafkaEventConsumer:
     settings: Settings
     store: OffsetStore
     _consumer: Consumer | None = field(default=None)
-    _admin: AdminClient = field(init=False)
+    _lifeline: Lifeline = field(init=False)
+    _admin: Admin = field(init=False)
     _watch: TopicWatch = field(init=False)
     _intake: Intake = field(init=False)
     _positions: dict[Partition, int] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class KafkaEventConsumer:
 
     def __post_init__(self) -> None:
         self._intake = Intake(self.settings.consumer.max_batch_bytes)
+        self._admin = Admin(self.settings.kafka)
 
     def poll(self, limit: int, timeout: timedelta) -> Consumed | None:
         """Up to ``limit`` messages, and ``consumer.max_batch_bytes`` of them, as soon as there are
@@ -93,6 +95,7 @@ class KafkaEventConsumer:
         try:
             self._intake.fetch(consumer, limit, timeout.total_seconds())
             self._raise_from_callback()
+            self._raise_if_cut_off()
             messages = tuple(self._mine(self._intake.take(limit)))
         except BaseException:
             # librdkafka has moved past whatever it had handed over: go back before the next poll.
@@ -108,10 +111,9 @@ class KafkaEventConsumer:
         # that the broker holds back until events come.
         wanted = dict.fromkeys(self._positions, NEXT)
         try:
-            ends = read_offsets(self._admin, self.settings.contour.name, wanted)
+            with self._admin.asking() as admin:
+                ends = read_offsets(admin, self.settings.contour.name, wanted)
         except TransientError:
-            # A client may be refused for ever once a partition's leader has changed.
-            self._admin = admin_client(self.settings.kafka)
             return False
         return all(position >= ends[key] for key, position in self._positions.items())
 
@@ -122,9 +124,9 @@ class KafkaEventConsumer:
     def close(self) -> None:
         """Leave the group, so that others take the partitions over at once."""
         consumer, self._consumer = self._consumer, None
-        self._positions.clear()
+        self._forget()
         if consumer is not None:
-            consumer.close()
+            part(consumer)
 
     def _connected(self) -> Consumer:
         if self._consumer is None:
@@ -138,10 +140,11 @@ class KafkaEventConsumer:
                     remedy="list the replicated tables under tables:",
                 )
             try:
-                consumer = Consumer(consumer_options(self.settings), logger=QUIET)
+                self._lifeline = Lifeline()
+                options = consumer_options(self.settings) | self._lifeline.options
+                consumer = Consumer(options, logger=QUIET)
             except (KafkaException, ValueError, TypeError) as error:
                 raise refuse_bad_options(error) from None
-            self._admin = admin_client(self.settings.kafka)
             self._watch = TopicWatch(self.settings.contour.name, topics, self._admin, self.store)
             consumer.subscribe(
                 list(topics),
@@ -152,9 +155,12 @@ class KafkaEventConsumer:
             self._consumer = consumer
         return self._consumer
 
-    # Callbacks run inside poll() on this thread; an exception there would be lost, so it is kept.
+    # Callbacks run inside poll() on this thread; an exception there would be lost, so it is kept. A
+    # client that was parted from may still call, on its way out.
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         keys = [(Topic(p.topic), p.partition) for p in partitions]
         begin, self._compared = 0, False
         try:
@@ -173,6 +179,8 @@ class KafkaEventConsumer:
         )
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         for partition in partitions:
             self._positions.pop((Topic(partition.topic), partition.partition), None)
         # Never to be mixed with what is read after the partition has come back.
@@ -188,6 +196,20 @@ class KafkaEventConsumer:
         error, self._callback_error = self._callback_error, None
         if error is not None:
             raise error
+
+    def _raise_if_cut_off(self) -> None:
+        """Begin anew with another client when this one has lost its way to Kafka."""
+        if self._consumer is None or not self._lifeline.cut:
+            return
+        consumer, self._consumer = self._consumer, None
+        self._forget()
+        part(consumer, patience=0)
+        raise lost(self.settings.contour.name)
+
+    def _forget(self) -> None:
+        self._positions.clear()
+        self._intake.clear()
+        self._stale = False
 
     def _seek_to_stored(self, consumer: Consumer) -> None:
         self._intake.clear()
@@ -244,7 +266,8 @@ class KafkaEventConsumer:
         contour, key = self.settings.contour.name, (topic, partition)
         self._watch.compare()
         stored = self.store.offsets([key]).get(key)
-        log = read_ranges(admin_client(self.settings.kafka), contour, [key])[key]
+        with self._admin.asking() as admin:
+            log = read_ranges(admin, contour, [key])[key]
         found = standing(stored, log)
         if (stored or 0) != self._positions.get(key) or found in SOUND:
             return TransientError(f"contour {contour}: {topic} [{partition}] is read anew")

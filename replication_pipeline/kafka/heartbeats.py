@@ -6,7 +6,6 @@ The broker holds a fetch back until something comes, so waiting costs next to no
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,7 +21,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka import Message as KafkaMessage
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from replication_pipeline.domain.errors import FatalError, TransientError
 from replication_pipeline.domain.heartbeat import Offsets, decode
@@ -30,10 +29,11 @@ from replication_pipeline.domain.names import Topic, heartbeat_topic, topic_for
 from replication_pipeline.engine.heartbeat import Stamped
 from replication_pipeline.kafka.client import (
     QUIET,
-    admin_client,
+    Admin,
     client_options,
     refuse_bad_options,
 )
+from replication_pipeline.kafka.lifeline import part
 from replication_pipeline.settings import Settings
 
 AT_ONCE: Final = 500  # records of one read
@@ -49,11 +49,12 @@ class KafkaHeartbeats:
     topic: Topic = field(init=False)
     _producer: Producer | None = field(default=None)
     _consumer: Consumer | None = field(default=None)
-    _admin: AdminClient | None = field(default=None)
+    _admin: Admin = field(init=False)
     _position: int | None = field(default=None)
 
     def __post_init__(self) -> None:
         self.topic = heartbeat_topic(prefix=self.settings.kafka.topic_prefix)
+        self._admin = Admin(self.settings.kafka)
 
     def send(self, value: bytes) -> int:
         """The record's offset, once it is acknowledged. ``TransientError`` when it is not."""
@@ -107,6 +108,7 @@ class KafkaHeartbeats:
         if first is None:
             if end == 0:
                 return (), False
+            self._drop_consumer()
             raise self._away(None)
         records = [self._stamped(m) for m in (first, *consumer.consume(AT_ONCE - 1, 0))]
         self._position = records[-1].offset + 1
@@ -116,7 +118,7 @@ class KafkaHeartbeats:
         """Close what was opened."""
         self._drop_producer()
         self._drop_consumer()
-        self._admin = None
+        self._admin.close()
 
     def _ends(self, partitions: Mapping[str, int]) -> dict[str, list[int]]:
         # Not through the consumer: there the question would wait behind a fetch that is held back.
@@ -126,34 +128,31 @@ class KafkaHeartbeats:
             for number in range(count)
         }
         ends = {topic: [0] * count for topic, count in partitions.items()}
-        asked = (
-            self._asking().list_offsets(wanted, request_timeout=LONGEST_QUESTION) if wanted else {}
-        )
+        if not wanted:
+            return ends
         try:
-            for partition, future in asked.items():
-                offset = future.result(LONGEST_QUESTION + 5).offset
-                ends[partition.topic][partition.partition] = offset
+            with self._admin.asking() as admin:
+                asked = admin.list_offsets(wanted, request_timeout=LONGEST_QUESTION)
+                for partition, future in asked.items():
+                    offset = future.result(LONGEST_QUESTION + 5).offset
+                    ends[partition.topic][partition.partition] = offset
         except (KafkaException, TimeoutError) as error:
-            # A client asks with the leader's epoch that it learned first, and is refused for ever after
-            # the partition has got a new leader, or the same one anew.
-            self._admin = None
             raise self._away(error.args[0] if error.args else None) from None
         return ends
 
     def _partitions(self, topics: list[str]) -> dict[str, int]:
-        asked = self._asking().describe_topics(
-            TopicCollection(topics), request_timeout=LONGEST_QUESTION
-        )
         counts: dict[str, int] = {}
-        for topic, future in asked.items():
-            try:
-                counts[topic] = len(future.result(LONGEST_QUESTION + 5).partitions)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise self._away(error.args[0]) from None
-                counts[topic] = 0  # nothing was ever written to it
-            except TimeoutError:
-                raise self._away(None) from None
+        with self._admin.asking() as admin:
+            asked = admin.describe_topics(TopicCollection(topics), request_timeout=LONGEST_QUESTION)
+            for topic, future in asked.items():
+                try:
+                    counts[topic] = len(future.result(LONGEST_QUESTION + 5).partitions)
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                        raise self._away(error.args[0]) from None
+                    counts[topic] = 0  # nothing was ever written to it
+                except TimeoutError:
+                    raise self._away(None) from None
         return counts
 
     def _stamped(self, message: KafkaMessage) -> Stamped:
@@ -172,11 +171,6 @@ class KafkaHeartbeats:
         return Stamped(
             offset, milliseconds / 1000, decode(value.encode() if isinstance(value, str) else value)
         )
-
-    def _asking(self) -> AdminClient:
-        if self._admin is None:
-            self._admin = admin_client(self.settings.kafka)
-        return self._admin
 
     def _reader(self) -> Consumer:
         if self._consumer is None:
@@ -209,8 +203,7 @@ class KafkaHeartbeats:
     def _drop_consumer(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaException):
-                consumer.close()
+            part(consumer)
 
     def _away(self, error: object) -> TransientError:
         why = "no answer in time"

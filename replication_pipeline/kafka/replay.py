@@ -20,6 +20,7 @@ from replication_pipeline.domain.model import Consumed, Message
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.domain.positions import LogRange
 from replication_pipeline.kafka.client import QUIET, admin_client, refuse_bad_options
+from replication_pipeline.kafka.lifeline import Lifeline, lost, part
 from replication_pipeline.kafka.reading import (
     Intake,
     Partition,
@@ -86,6 +87,7 @@ class ReplayConsumer:
     settings: Settings
     plan: ReplayPlan
     _consumer: Consumer | None = field(default=None)
+    _lifeline: Lifeline = field(init=False)
     _intake: Intake = field(init=False)
     _done: dict[Partition, int] = field(init=False)
     _next: dict[Partition, int] = field(init=False)
@@ -109,6 +111,7 @@ class ReplayConsumer:
         self._done = dict(self._next)
         try:
             self._intake.fetch(consumer, limit, timeout.total_seconds())
+            self._raise_if_cut_off(consumer)
             messages = tuple(self._planned(self._intake.take(limit)))
             self._pause_finished(consumer)
         except BaseException:
@@ -128,7 +131,13 @@ class ReplayConsumer:
         """Disconnect."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            consumer.close()
+            part(consumer)
+
+    def _raise_if_cut_off(self, consumer: Consumer) -> None:
+        if self._lifeline.cut:
+            self._consumer = None
+            part(consumer, patience=0)
+            raise lost(self.settings.contour.name)
 
     def _connected(self) -> Consumer:
         if self._consumer is None or self._stale:
@@ -136,7 +145,9 @@ class ReplayConsumer:
             self._intake.clear()
             if self._consumer is None:
                 # The end of a partition may lie beyond its last event: a log has gaps.
-                options = consumer_options(self.settings) | {"enable.partition.eof": True}
+                self._lifeline = Lifeline()
+                options = consumer_options(self.settings) | self._lifeline.options
+                options["enable.partition.eof"] = True
                 try:
                     self._consumer = Consumer(options, logger=QUIET)
                 except (KafkaException, ValueError, TypeError) as error:

@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.names import Topic
 from replication_pipeline.domain.positions import LogRange, explain, halt
-from replication_pipeline.kafka.client import not_allowed
+from replication_pipeline.kafka.client import Admin, not_allowed
 
 EVERY: Final = 30.0  # seconds
 PATIENCE: Final = 5.0  # seconds for an answer
@@ -44,7 +44,7 @@ class TopicWatch:
 
     contour: str
     topics: Mapping[Topic, str]
-    admin: AdminClient
+    admin: Admin
     store: TopicStore
     _known: dict[Topic, str] = field(default_factory=dict)
     _asked: Answers | None = field(default=None)
@@ -52,9 +52,10 @@ class TopicWatch:
 
     def compare(self) -> None:
         """Ask Kafka, and wait. ``FatalError``: a topic was made anew."""
-        asked = ask(self.admin, list(self.topics))
-        self._due, self._asked = time.monotonic() + EVERY, None
-        ids, _ = self._ids(asked)
+        with self.admin.asking() as client:
+            asked = ask(client, list(self.topics))
+            self._due, self._asked = time.monotonic() + EVERY, None
+            ids, _ = self._ids(asked)
         self._refuse_others(ids)
 
     def glance(self) -> None:
@@ -62,12 +63,14 @@ class TopicWatch:
         if self._asked is None:
             if time.monotonic() >= self._due:
                 self._due = time.monotonic() + EVERY
-                self._asked = ask(self.admin, list(self.topics))
+                with self.admin.asking() as client:
+                    self._asked = ask(client, list(self.topics))
             return
         if not all(answer.done() for answer in self._asked.values()):
             return
         asked, self._asked = self._asked, None
-        ids, missing = self._ids(asked)
+        with self.admin.asking():
+            ids, missing = self._ids(asked)
         if ids.items() - self._known.items():
             self._refuse_others(ids)
         if missing:

@@ -21,6 +21,7 @@ from replication_pipeline.embedded import EmbeddedKafka
 from replication_pipeline.engine.republish import Selection
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.kafka import reading, topic_watch
+from replication_pipeline.kafka.client import Admin
 from replication_pipeline.kafka.topic_logs import read_logs
 from replication_pipeline.kafka.topic_watch import ask, described
 from replication_pipeline.kafka.topics import ensure_topics
@@ -180,7 +181,9 @@ def test_glances_notice_what_no_rebalance_tells(
     a, b = users
     with runtime.open_inbox(b.settings, "test") as inbox:
         topics = {topic_of(b): "users"}
-        first, second = (topic_watch.TopicWatch("b", topics, admin, inbox) for _ in range(2))
+        first, second = (
+            topic_watch.TopicWatch("b", topics, Admin(b.settings.kafka), inbox) for _ in range(2)
+        )
         for watch in (first, second):
             watch.compare()
         before = dict(second._known)
