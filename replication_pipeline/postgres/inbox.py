@@ -189,6 +189,7 @@ class PostgresInbox:
         # tables by their keys, however large they are.
         pin_plans(connection, "enable_hashjoin", "enable_mergejoin")
         connection.execute("select set_config('plan_cache_mode', 'force_generic_plan', false)")
+        connection.execute(SQL["fire_no_trigger"])
         # Who stands still for longer has lost its partitions: nobody should wait for its locks.
         longest = round(self.settings.consumer.session_timeout.total_seconds() * 1000)
         connection.execute(SQL["bound_idle_time"], {"milliseconds": str(longest)})
@@ -198,7 +199,6 @@ class PostgresInbox:
         return ApplySteps(self.settings, self._plans, connection, not self.replaying)
 
     def _begin(self, connection: psycopg.Connection) -> None:
-        connection.execute(SQL["begin_apply"])
         connection.execute(SQL["defer_constraints"])
 
     def _advance(

@@ -14,10 +14,11 @@
 --     park_referenced, bury, delete_rows, count
 --   count_applied, commit
 
--- name: begin_apply
--- No trigger of this database fires: applied rows keep their values, and are not captured again.
--- Foreign keys are therefore checked here, see park_orphans and park_referenced.
-select set_config('session_replication_role', 'replica', true)
+-- name: fire_no_trigger
+-- Of the session: no trigger of this database fires, applied rows keep their values and are not captured again.
+-- Foreign keys are therefore checked here, see park_orphans and park_referenced. Not for each transaction, as
+-- every change of this setting makes the server forget all plans of the session.
+select set_config('session_replication_role', 'replica', false)
 
 -- name: bound_idle_time
 -- Of the session: how long a transaction may stand still.
