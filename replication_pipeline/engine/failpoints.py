@@ -33,6 +33,11 @@ _NAME, _COUNT, _SIGNAL, *_ = [*os.environ.get("REPLICATION_FAILPOINT", "").split
 _left = int(_COUNT or 1)
 
 
+def armed() -> bool:
+    """Whether this process is to die or stop anywhere."""
+    return bool(_NAME)
+
+
 def failpoint(point: Point) -> None:
     """Die or stop here, if that is asked for."""
     global _left  # noqa: PLW0603  the process counts, whichever object passes by

@@ -24,13 +24,14 @@ from replication_pipeline.domain.errors import (
 from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic
 from replication_pipeline.engine.apply import merge
-from replication_pipeline.engine.failpoints import failpoint
+from replication_pipeline.engine.failpoints import armed, failpoint
 from replication_pipeline.engine.ports import PoisonErrorLike
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.apply_steps import ApplySteps, total
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.few_events import FewEvents
 from replication_pipeline.postgres.foreign_keys import BlockedDelete, ForeignKeyPolicies
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline.postgres.session import Session
@@ -47,6 +48,10 @@ EMPTY: Final = BatchResult(role="applier")
 _ParkedRow = tuple[int, str, int, int, bytes]  # id, topic, partition, offset, event
 
 
+class _UnusualError(Exception):
+    """A small batch that goes step by step."""
+
+
 @dataclass(slots=True)
 class PostgresInbox:
     """One applier's way to the tables. Not thread-safe: one connection, one batch at a time.
@@ -61,12 +66,14 @@ class PostgresInbox:
     replaying: bool = False
     _session: Session = field(init=False)
     _plans: Plans = field(init=False)
+    _few: FewEvents = field(init=False)
     _next_heartbeat: float = field(default=0.0)
     _anything_parked: bool = field(default=True)
 
     def __post_init__(self) -> None:
         self._session = Session(self.settings, application_name=APPLICATION_NAME)
         self._plans = Plans(self.settings)
+        self._few = FewEvents(self.settings, self.instance)
 
     def offsets(self, partitions: Iterable[tuple[Topic, int]]) -> dict[tuple[Topic, int], int]:
         """The stored next offsets of ``partitions``; those never read are absent."""
@@ -88,6 +95,22 @@ class PostgresInbox:
 
     def apply(self, batch: Consumed) -> BatchResult:
         """Apply a batch and move its offsets, in one transaction."""
+        return self._apply_few(batch) or self._apply_in_steps(batch)
+
+    def _apply_few(self, batch: Consumed) -> BatchResult | None:
+        """In one round trip, if the batch is small and nothing about it is unusual."""
+        # Points to die at lie between the steps.
+        if self.replaying or armed() or not self._few.fit(batch):
+            return None
+        with contextlib.suppress(_UnusualError), self._transaction("applying events") as connection:
+            with self._plans_are_true():
+                parts = self._few.apply(connection, batch, self._plans)
+            if parts is None:
+                raise _UnusualError
+            return total(parts, batch.messages)
+        return None
+
+    def _apply_in_steps(self, batch: Consumed) -> BatchResult:
         with self._transaction("applying events") as connection:
             self._begin(connection)
             self._advance(connection, batch.advances)
@@ -153,7 +176,7 @@ class PostgresInbox:
                 self._plans.refresh(connection)
                 yield connection
                 connection.commit()
-        except PoisonError:
+        except (PoisonError, _UnusualError):
             self._rollback()
             raise
         except BaseException:
@@ -184,6 +207,7 @@ class PostgresInbox:
 
     def _prepare(self, connection: psycopg.Connection) -> None:
         self._plans.forget()
+        self._few.forget()
         self._next_heartbeat = 0.0
         # The stage has no statistics; with these the planner always comes from the stage to the
         # tables by their keys, however large they are.
