@@ -127,3 +127,32 @@ class Proxy:
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+class PoolersKeys(Proxy):
+    """Tells clients another backend's number than the server does, as a pooler has to."""
+
+    def _pass(self, source: socket.socket, target: socket.socket, gate: threading.Event) -> None:
+        if gate is self._answering:
+            with suppress(OSError):
+                self._greet(source, target)
+        super()._pass(source, target, gate)
+
+    def _greet(self, source: socket.socket, target: socket.socket) -> None:
+        """Pass messages on up to and with BackendKeyData, whose number is changed."""
+        stream = source.makefile("rb", buffering=0)
+        asked = False  # for a password, or told that none is needed
+        while kind := stream.read(1):
+            asked |= kind == b"R"
+            if not asked:
+                target.sendall(kind)  # no encryption
+                continue
+            length = stream.read(4) or b""
+            body = b""
+            while len(body) < int.from_bytes(length) - 4:
+                body += stream.read(int.from_bytes(length) - 4 - len(body)) or b""
+            if kind == b"K":
+                body = (int.from_bytes(body[:4]) ^ 1).to_bytes(4) + body[4:]
+            target.sendall(kind + length + body)
+            if kind == b"K":
+                return

@@ -113,6 +113,14 @@ def connect(
     return connection
 
 
+def is_shared(connection: psycopg.Connection) -> bool:
+    """Whether a pooler may hand this session to others between transactions: it gives its clients keys
+    of its own to cancel by, as it does not know yet whose session they will get.
+    """
+    row = connection.execute(queries.load("apply")["backend"]).fetchone()
+    return row is None or row[0] != connection.info.backend_pid
+
+
 def pin_plans(connection: psycopg.Connection, *settings: str) -> None:
     """Switch planner settings off for this session, where tables change too fast for statistics."""
     for setting in settings:

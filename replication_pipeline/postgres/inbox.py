@@ -29,7 +29,7 @@ from replication_pipeline.engine.ports import PoisonErrorLike
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.apply_steps import ApplySteps, total
-from replication_pipeline.postgres.connection import pin_plans
+from replication_pipeline.postgres.connection import is_shared, pin_plans
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.few_events import FewEvents
 from replication_pipeline.postgres.foreign_keys import BlockedDelete, ForeignKeyPolicies
@@ -69,6 +69,7 @@ class PostgresInbox:
     _few: FewEvents = field(init=False)
     _next_heartbeat: float = field(default=0.0)
     _anything_parked: bool = field(default=True)
+    _shared: bool = field(default=True)  # the session, with others, by a pooler
 
     def __post_init__(self) -> None:
         self._session = Session(self.settings, application_name=APPLICATION_NAME)
@@ -103,6 +104,8 @@ class PostgresInbox:
         if self.replaying or armed() or not self._few.fit(batch):
             return None
         with contextlib.suppress(_UnusualError), self._transaction("applying events") as connection:
+            if self._shared:
+                raise _UnusualError
             with self._plans_are_true():
                 parts = self._few.apply(connection, batch, self._plans)
             if parts is None:
@@ -213,7 +216,9 @@ class PostgresInbox:
         # tables by their keys, however large they are.
         pin_plans(connection, "enable_hashjoin", "enable_mergejoin")
         connection.execute("select set_config('plan_cache_mode', 'force_generic_plan', false)")
-        connection.execute(SQL["fire_no_trigger"])
+        self._shared = is_shared(connection)
+        if not self._shared:
+            connection.execute(SQL["fire_no_trigger"], {"of_the_transaction": False})
         # Who stands still for longer has lost its partitions: nobody should wait for its locks.
         longest = round(self.settings.consumer.session_timeout.total_seconds() * 1000)
         connection.execute(SQL["bound_idle_time"], {"milliseconds": str(longest)})
@@ -223,6 +228,8 @@ class PostgresInbox:
         return ApplySteps(self.settings, self._plans, connection, not self.replaying)
 
     def _begin(self, connection: psycopg.Connection) -> None:
+        if self._shared:
+            connection.execute(SQL["fire_no_trigger"], {"of_the_transaction": True})
         connection.execute(SQL["defer_constraints"])
 
     def _advance(

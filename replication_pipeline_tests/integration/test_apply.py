@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
 
 from replication_pipeline import runtime
 from replication_pipeline.domain.errors import OffsetConflictError
@@ -24,6 +27,7 @@ from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
 from replication_pipeline_tests.integration.outbox import events, publisher
+from replication_pipeline_tests.proxy import PoolersKeys
 from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
@@ -101,16 +105,42 @@ def test_applied_changes_are_not_captured_again(users: list[Contour], kafka: Emb
     assert b.queue() == []
 
 
-def test_triggers_are_off_for_the_transaction_only(users: list[Contour], feed_of: MakeFeed) -> None:
-    """A pooler may hand the applier's session to a writer, whose changes have to be captured."""
+def role_of(feed: Feed) -> str:
+    """What writes of the applier's session would be taken for now."""
+    connection, _ = feed.inbox._session.connection()
+    ((role,),) = connection.execute("show session_replication_role").fetchall()
+    connection.rollback()
+    return str(role)
+
+
+def test_triggers_are_off_in_a_session_of_its_own(users: list[Contour], feed_of: MakeFeed) -> None:
     a, b = users
     a.run("insert into users (id) values (1)")
     feed = feed_of(b)
     feed.apply(take(a))
-    connection, _ = feed.inbox._session.connection()
-    row = connection.execute("show session_replication_role").fetchone()
-    connection.rollback()
-    assert row == ("origin",)
+    assert role_of(feed) == "replica"
+    assert b.queue() == []
+
+
+def test_triggers_are_off_for_the_transaction_only_behind_a_pooler(
+    users: list[Contour], feed_of: MakeFeed
+) -> None:
+    """It may hand the applier's session to a writer, whose changes have to be captured."""
+    a, b = users
+    a.run("insert into users (id) values (1)")
+    server = conninfo_to_dict(b.dsn)
+    with PoolersKeys(int(str(server["port"]))) as pooler:
+        dsn = make_conninfo(b.dsn, port=pooler.port)
+        feed = feed_of(
+            replace(b, settings=with_settings(b.settings, postgres={"dsn": SecretStr(dsn)}))
+        )
+        for _ in range(2):
+            a.run("insert into users (id) select 1 + max(id) from users")
+            feed.apply(take(a))
+            assert role_of(feed) == "origin"
+        assert b.value("select count(*) from users") == 3
+        assert b.queue() == []
+        feed.close()
 
 
 def test_own_events_come_home_unapplied(users: list[Contour], kafka: EmbeddedKafka) -> None:

@@ -15,10 +15,13 @@
 --   count_applied, commit
 
 -- name: fire_no_trigger
--- Of the session: no trigger of this database fires, applied rows keep their values and are not captured again.
--- Foreign keys are therefore checked here, see park_orphans and park_referenced. Not for each transaction, as
--- every change of this setting makes the server forget all plans of the session.
-select set_config('session_replication_role', 'replica', false)
+-- No trigger of this database fires: applied rows keep their values, and are not captured again. Foreign keys are
+-- therefore checked here, see park_orphans and park_referenced. For the session, if that is ours alone, as every
+-- change of this setting makes the server forget all the session's plans; else for the transaction.
+select set_config('session_replication_role', 'replica', %(of_the_transaction)s)
+
+-- name: backend
+select pg_backend_pid()
 
 -- name: bound_idle_time
 -- Of the session: how long a transaction may stand still.
