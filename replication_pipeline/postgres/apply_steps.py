@@ -197,7 +197,7 @@ class ApplySteps:
                 },
             ).rowcount
         for statement in unique.step_down:
-            part.displaced += self._execute(statement).rowcount
+            part.displaced += self._execute(statement, {"table": part.plan.table.name}).rowcount
         for statement in unique.make_way:
             self._execute(statement)
 

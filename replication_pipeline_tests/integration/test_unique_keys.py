@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import psycopg
 import pytest
+from psycopg import IsolationLevel
 
 from replication_pipeline.domain.errors import PoisonError
 from replication_pipeline.domain.model import Consumed
+from replication_pipeline.embedded.process import wait_until
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.parked import list_parked
 from replication_pipeline.postgres.status import read_status
@@ -310,6 +315,102 @@ def test_a_displaced_row_keeps_the_columns_that_stay_at_home(
     b.run("delete from people where id = 2")
     people_of[-1].retry(b)
     assert b.run("select id, note, replication_version from people") == [(1, "only here", version)]
+
+
+@contextmanager
+def inserting_behind_another(
+    contour: Contour, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
+) -> Iterator[list[str]]:
+    """An INSERT of row 1 that waits, with its version, for somebody else's e-mail while the block runs.
+    What it came to, once the other one has given up.
+    """
+    other, writer = contour.session(), contour.session()
+    writer.isolation_level = isolation
+    other.execute("insert into people (id, email) values (9, 'taken')")
+    outcome: list[str] = []
+
+    def insert() -> None:
+        try:
+            done = writer.execute(
+                "insert into people (id, email) values (1, 'taken') on conflict do nothing"
+            )
+            writer.commit()
+            outcome.append(done.statusmessage or "")
+        except psycopg.Error as error:
+            outcome.append(type(error).__name__)
+
+    thread = threading.Thread(target=insert, daemon=True)
+    thread.start()
+    waits = "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s"
+    pid = writer.info.backend_pid
+    wait_until(lambda: contour.value(waits, pid) is True, timeout=20, what="the INSERT to wait")
+    yield outcome
+    other.rollback()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("leaves", ["displaced", "stepped down"])
+def test_an_insert_that_waited_is_newer_than_the_row_that_gave_way_meanwhile(
+    make_contours: MakeContours, people_of: list[People], leaves: str
+) -> None:
+    both = people(make_contours, people_of, displace=True)
+    a, b = both.contours
+    with inserting_behind_another(a) as outcome:
+        if leaves == "displaced":
+            a.run("insert into people (id, email) values (1, 'same')")
+            b.run("insert into people (id, email) values (2, 'same')")
+        else:
+            a.run("insert into people (id, email) values (1, 'free')")
+            both.give(b, take(a))
+            b.run("update people set email = 'same' where id = 1")
+            update = take(b)
+            a.run("insert into people (id, email) values (2, 'same')")
+            both.give(a, update)
+        both.give(a, take(b))
+        assert a.run(ROWS) == [(2, "same")]
+    assert outcome == ["INSERT 0 1"]
+    both.give(b, take(a))
+    both.retry()
+    assert [x.run(ROWS) for x in (a, b)] == [[(1, "taken"), (2, "same")]] * 2
+    assert same_rows([a, b], "people")
+    assert parked(a) == parked(b) == []
+    versions = "select version from replication_queue where record_key = '{\"id\":1}' order by id"
+    written = [version for (version,) in a.run(versions)]
+    assert len(written) == 2
+    assert written == sorted(written)
+
+
+def test_a_snapshot_from_before_the_row_gave_way_does_not_insert_under_its_key(
+    make_contours: MakeContours, people_of: list[People]
+) -> None:
+    both = people(make_contours, people_of, displace=True)
+    a, b = both.contours
+    with inserting_behind_another(a, IsolationLevel.REPEATABLE_READ) as outcome:
+        a.run("insert into people (id, email) values (1, 'same')")
+        b.run("insert into people (id, email) values (2, 'same')")
+        both.give(a, take(b))
+    assert outcome == ["SerializationFailure"]
+    assert a.run(ROWS) == [(2, "same")]
+
+
+def test_what_gave_way_is_forgotten_after_a_day(
+    make_contours: MakeContours, people_of: list[People]
+) -> None:
+    both = people(make_contours, people_of, displace=True)
+    a, b = both.contours
+    a.run("insert into people (id, email) values (1, 'x'), (2, 'y')")
+    b.run("insert into people (id, email) values (3, 'x'), (4, 'y')")
+    both.give(a, take(b))
+    kept = "select record_key from replication.displaced_keys"
+    forget = "select replication.rotate_queue('7 days')"
+    day = "update replication.displaced_keys set displaced_at = displaced_at - interval '25 hours'"
+    a.run(day + ", version = version - (90000000000 << 10) where record_key = '{\"id\":1}'")
+    a.run(forget)
+    assert a.run(kept) == [('{"id":2}',)]
+    a.run(day)
+    a.run(forget)
+    assert a.run(kept) == [('{"id":2}',)], "a clock that is behind the row would come below it"
 
 
 ODD = """

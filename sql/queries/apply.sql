@@ -229,8 +229,8 @@ select count(*) from (
 
 -- name: displace
 -- An older row with the same values leaves the table and waits as an event with its own version. Nobody
--- deleted it, so there is no tombstone. One that has children by now stays; the write fails then, and is
--- decided again. Index: the unique one.
+-- deleted it, so there is no tombstone; its version is kept for local inserts that come under its key. One that
+-- has children by now stays; the write fails then, and is decided again. Index: the unique one.
 with gone as (
   delete from {table} t using {stage} s
    where s.verdict = 'apply' and s.op <> 'd' and {same_values} and not ({same_key})
@@ -240,6 +240,11 @@ with gone as (
             (select row_to_json(r.*) from (select {row_text}) r) as image
 ), told as (
   select *, gen_random_uuid() as event_id from gone
+), floors as (
+  insert into replication.displaced_keys as d (table_name, record_key, version)
+  select %(table)s, replication.tombstone_key(record_key), version from gone order by 2
+  on conflict (table_name, record_key) do update
+     set version = greatest(d.version, excluded.version), displaced_at = excluded.displaced_at
 )
 insert into replication.parked_events as p
   (topic, partition, kafka_offset, event_id, table_name, record_key, version, reason, detail, blocked_by,
@@ -255,10 +260,18 @@ on conflict (topic, partition, kafka_offset) do nothing
 
 -- name: step_down
 -- With `displace`: a row whose newer image is kept out leaves with its old one, as it has where the image was
--- there first. Not one that has children, nor one with values that the image lacks.
-delete from {table} t using {stage} s
- where s.verdict = 'park' and s.reason = 'unique_conflict' and s.op <> 'd' and s.missing_columns is null
-   and {same_key} and coalesce(t.replication_version, 0) < s.version and not ({has_children})
+-- there first. Not one that has children, nor one with values that the image lacks. A local insert of the key comes
+-- after that image, which made the row go.
+with gone as (
+  delete from {table} t using {stage} s
+   where s.verdict = 'park' and s.reason = 'unique_conflict' and s.op <> 'd' and s.missing_columns is null
+     and {same_key} and coalesce(t.replication_version, 0) < s.version and not ({has_children})
+  returning s.record_key, s.version
+)
+insert into replication.displaced_keys as d (table_name, record_key, version)
+select %(table)s, replication.tombstone_key(record_key), version from gone order by 2
+on conflict (table_name, record_key) do update
+   set version = greatest(d.version, excluded.version), displaced_at = excluded.displaced_at
 
 -- name: leave_early
 -- Deletes come after the upserts; but a row without children whose values an upsert takes goes before.

@@ -235,6 +235,19 @@ create index if not exists replication_tombstones_version
 create index if not exists replication_tombstones_unsettled
   on replication.replication_tombstones (table_name) where unsettled;
 
+-- Where a table has `displace`: keys whose row gave way to another one, or to a newer image of its own that waits,
+-- with the newest version that this contour knew of them then. Nobody deleted them, so it buries nothing and no event
+-- is judged by it; but a row that is inserted here under such a key must be newer, whenever it took its version.
+-- Version 1: a placeholder, as of the tombstones.
+create table if not exists replication.displaced_keys (
+  table_name   text not null,
+  record_key   text not null,  -- tombstone_key() of it
+  version      bigint not null check (version > 0),
+  displaced_at timestamptz not null default clock_timestamp(),
+  primary key (table_name, record_key)
+);
+create index if not exists displaced_keys_version on replication.displaced_keys (table_name, version);
+
 -- Events that this contour has dealt with. Second line of defence: versions alone make a repeated
 -- event harmless.
 create table if not exists replication.processed_events (

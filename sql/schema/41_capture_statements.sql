@@ -122,8 +122,8 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Whether the common way will do for the changes at hand, as SQL.
---   * INSERT: all versions come from the column's default, and are above every tombstone; the
---     transaction sees the newest tombstones.
+--   * INSERT: all versions come from the column's default, and are above every tombstone, and every
+--     displaced row; the transaction sees the newest of them.
 --   * UPDATE: the old and the new keys are the same, and every new version is above every old one. So
 --     each row did change, once, and no key has a version from another row.
 --   * No row is so large that its image may not fit into 1 GB.
@@ -141,11 +141,14 @@ returns text language sql stable set search_path = pg_catalog, pg_temp as $$
         'current_setting(''transaction_isolation'') = ''read committed'' '
         'and (select __l.__lowest > replication.earliest_version() and (select s.version '
         'from replication.replication_tombstones s where s.table_name = %2$L and s.version >= __l.__lowest '
-        'order by s.version desc limit 1) is null from (select min(case when n.replication_version & 1023 = %1$s '
+        'order by s.version desc limit 1) is null%4$s from (select min(case when n.replication_version & 1023 = %1$s '
         'and n.replication_version >> 10 <= replication.clock()%3$s then n.replication_version else 0 end) '
         'as __lowest from new_rows n) __l)',
         (select id from replication.contour), t.table_name,
-        ' and ' || replication.size_expression(t, 'n') || ' <= 262144')
+        ' and ' || replication.size_expression(t, 'n') || ' <= 262144',
+        case when t.displace then format(
+          ' and (select d.version from replication.displaced_keys d where d.table_name = %L '
+          'and d.version >= __l.__lowest order by d.version desc limit 1) is null', t.table_name) end)
       when 'UPDATE IN PLACE' then format(
         '(select __n.__keys = __o.__keys and __n.__lowest > __o.__highest '
         'from (select bit_xor(%1$s) as __keys, min(%3$s) as __lowest from new_rows n) __n, '
@@ -224,7 +227,7 @@ $$;
 --   operation  INSERT; UPDATE; UPDATE IN PLACE, one that changed no key; DELETE; TRUNCATE, all rows of
 --              the partition `source` as deletes
 --   careful    INSERT and UPDATE: the form for everything that guard_expression() tells of. It compares
---              each key with its tombstone and raises versions, by updating the replicated table
+--              each key with its tombstone, and with the row of it that was displaced, and raises versions, by updating the replicated table
 --              itself; the caller switches triggers off around it (session_replication_role, granted
 --              to this role)
 --   largest    rows with more bytes than this are queued without their image, parked
@@ -328,15 +331,15 @@ begin
     return format('with __events as (%s)', changes)
            || replication.queue_insert(t, '__events', true, largest is not null, seed, txid);
   end if;
-  -- A new key is compared with its tombstone, a key that changed hands with its former row. An inserted
+  -- A new key is compared with its tombstone and what was displaced, a key that changed hands with its former row. An inserted
   -- row with a version that is not of this contour and statement was given it by the application. A row
   -- that is no longer at its version was changed by a trigger since; that change has its own event.
   return format($sql$
 with __changes as materialized (
-  select c.*, (greatest(s.version, c.__base) >> 10) + 1 as __lifted_clock, %6$s as __forged
+  select c.*, (greatest(s.version, c.__base%7$s) >> 10) + 1 as __lifted_clock, %6$s as __forged
     from (%1$s) c
     left join replication.replication_tombstones s
-      on s.table_name = %2$L and s.record_key = %5$s
+      on s.table_name = %2$L and s.record_key = %5$s%8$s
    where c.__operation = 'DELETE' or exists (
      select from %3$s t where %4$s and t.replication_version is not distinct from c.__version)
 ),
@@ -361,7 +364,11 @@ __events as (
          then format('coalesce(c.__version & 1023 <> %s or c.__version < %s '
                      'or c.__version >> 10 > replication.clock(), true)',
                      (select id from replication.contour), earliest)
-         else 'false' end)
+         else 'false' end,
+    case when t.displace then ', d.version' end,
+    case when t.displace then format($sql$
+    left join replication.displaced_keys d
+      on d.table_name = %L and d.record_key = %s$sql$, t.table_name, replication.buried_key(t, 'c.__key')) end)
     || replication.queue_insert(t, '__events', operation = 'UPDATE', largest is not null, seed, txid);
 end $$;
 
@@ -400,13 +407,19 @@ __raised as (
 $$;
 
 -- Locks the tombstones of a statement's new keys, making them where there are none. Version 1 is older
--- than any write: such a row buries nothing.
+-- than any write: such a row buries nothing. So with the keys of displaced rows.
 create or replace function replication.lock_statement(t replication.replicated_tables, operation text)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format($sql$
+  select format(case when t.displace then $sql$
+with __displaced as (
+  insert into replication.displaced_keys as d (table_name, record_key, version)
+  select %1$L, replication.tombstone_key(k.key), 1
+    from (select %2$s as key from new_rows n %3$s) k order by 2
+  on conflict on constraint displaced_keys_pkey do update set version = d.version
+)$sql$ else '' end || $sql$
 insert into replication.replication_tombstones as s (table_name, record_key, long_key, version)
-select %L, replication.tombstone_key(k.key), nullif(k.key, replication.tombstone_key(k.key)), 1
-  from (select %s as key from new_rows n %s) k order by 2
+select %1$L, replication.tombstone_key(k.key), nullif(k.key, replication.tombstone_key(k.key)), 1
+  from (select %2$s as key from new_rows n %3$s) k order by 2
 on conflict on constraint replication_tombstones_pkey do update set version = s.version$sql$,
     t.table_name, replication.key_expression(t, 'n'),
     case when operation = 'UPDATE' then format('where not exists (select from old_rows o where %s)',

@@ -5,8 +5,8 @@
 --   * Values travel as text that PostgreSQL made under pinned settings; forms as in docs/events.md.
 --   * A key never lives at or below its tombstone: an inserted row whose version is not above the
 --     tombstone of its key (a skewed clock, or a delete that committed while the insert waited for
---     it) is lifted above it, row and event alike, in one statement. So is a row whose version the
---     application gave.
+--     it) is lifted above it, row and event alike, in one statement. So is one that comes after a row of its
+--     key that was displaced, and a row whose version the application gave.
 --   * A column that was added, dropped, renamed or retyped is seen by the next statement.
 --   * Nothing here can fail because of a value; but an UPDATE of a row of more than 1 GB, which PostgreSQL
 --     can not compare, does.

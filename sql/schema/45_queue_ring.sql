@@ -64,6 +64,12 @@ begin
      select p.ctid from replication.replication_tombstones p
       where p.table_name in (select table_name from replication.replicated_tables) and p.version = 1
         and p.deleted_at < clock_timestamp() - interval '1 hour' for update skip locked));
+  -- No INSERT has waited since, and no clock is behind it.
+  delete from replication.displaced_keys d
+   where d.ctid = any(array(
+     select p.ctid from replication.displaced_keys p
+      where p.displaced_at < clock_timestamp() - interval '1 day'
+        and p.version >> 10 < replication.clock() - 86400000000 for update skip locked));
   return removed;
 end $$;
 

@@ -59,6 +59,7 @@ grant delete on replication.tombstone_floors to replication_consumer;
 grant insert, update, delete on replication.processed_events, replication.consumer_offsets,
   replication.consumer_topics, replication.parked_events, replication.replication_tombstones, replication.replication_conflicts
   to replication_consumer;
+grant insert, update on replication.displaced_keys to replication_consumer;
 -- Its reading of the catalog (sql/queries/catalog.sql).
 grant execute on function replication.table_fingerprint(regclass), replication.base_type(oid),
   replication.tombstone_key(text), replication.renew_rows(integer, oid[], tid[], bigint[]),
