@@ -134,15 +134,15 @@ begin
     return format('with __events as (%s)', changes)
            || replication.queue_insert(t, '__events', true, largest is not null, seed, txid);
   end if;
-  -- A new key is compared with its tombstone, a key that changed hands with its former row. An inserted
+  -- A new key is compared with its tombstone and what was displaced, a key that changed hands with its former row. An inserted
   -- row with a version that is not of this contour and statement was given it by the application. A row
   -- that is no longer at its version was changed by a trigger since; that change has its own event.
   return format($sql$
 with __changes as materialized (
-  select c.*, (greatest(s.version, c.__base) >> 10) + 1 as __lifted_clock, %6$s as __forged
+  select c.*, (greatest(s.version, c.__base%7$s) >> 10) + 1 as __lifted_clock, %6$s as __forged
     from (%1$s) c
     left join replication.replication_tombstones s
-      on s.table_name = %2$L and s.record_key = %5$s
+      on s.table_name = %2$L and s.record_key = %5$s%8$s
    where c.__operation = 'DELETE' or exists (
      select from %3$s t where %4$s and t.replication_version is not distinct from c.__version)
 ),
@@ -167,7 +167,11 @@ __events as (
          then format('coalesce(c.__version & 1023 <> %s or c.__version < %s '
                      'or c.__version >> 10 > replication.clock(), true)',
                      (select id from replication.contour), earliest)
-         else 'false' end)
+         else 'false' end,
+    case when t.displace then ', d.version' end,
+    case when t.displace then format($sql$
+    left join replication.displaced_keys d
+      on d.table_name = %L and d.record_key = %s$sql$, t.table_name, replication.buried_key(t, 'c.__key')) end)
     || replication.queue_insert(t, '__events', operation = 'UPDATE', largest is not null, seed, txid);
 end $_$;
 ALTER FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) OWNER TO postgres;
@@ -496,11 +500,14 @@ CREATE FUNCTION replication.guard_expression(t replication.replicated_tables, op
         'current_setting(''transaction_isolation'') = ''read committed'' '
         'and (select __l.__lowest > replication.earliest_version() and (select s.version '
         'from replication.replication_tombstones s where s.table_name = %2$L and s.version >= __l.__lowest '
-        'order by s.version desc limit 1) is null from (select min(case when n.replication_version & 1023 = %1$s '
+        'order by s.version desc limit 1) is null%4$s from (select min(case when n.replication_version & 1023 = %1$s '
         'and n.replication_version >> 10 <= replication.clock()%3$s then n.replication_version else 0 end) '
         'as __lowest from new_rows n) __l)',
         (select id from replication.contour), t.table_name,
-        ' and ' || replication.size_expression(t, 'n') || ' <= 262144')
+        ' and ' || replication.size_expression(t, 'n') || ' <= 262144',
+        case when t.displace then format(
+          ' and (select d.version from replication.displaced_keys d where d.table_name = %L '
+          'and d.version >= __l.__lowest order by d.version desc limit 1) is null', t.table_name) end)
       when 'UPDATE IN PLACE' then format(
         '(select __n.__keys = __o.__keys and __n.__lowest > __o.__highest '
         'from (select bit_xor(%1$s) as __keys, min(%3$s) as __lowest from new_rows n) __n, '
@@ -640,10 +647,16 @@ CREATE FUNCTION replication.lock_statement(t replication.replicated_tables, oper
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-  select format($sql$
+  select format(case when t.displace then $sql$
+with __displaced as (
+  insert into replication.displaced_keys as d (table_name, record_key, version)
+  select %1$L, replication.tombstone_key(k.key), 1
+    from (select %2$s as key from new_rows n %3$s) k order by 2
+  on conflict on constraint displaced_keys_pkey do update set version = d.version
+)$sql$ else '' end || $sql$
 insert into replication.replication_tombstones as s (table_name, record_key, long_key, version)
-select %L, replication.tombstone_key(k.key), nullif(k.key, replication.tombstone_key(k.key)), 1
-  from (select %s as key from new_rows n %s) k order by 2
+select %1$L, replication.tombstone_key(k.key), nullif(k.key, replication.tombstone_key(k.key)), 1
+  from (select %2$s as key from new_rows n %3$s) k order by 2
 on conflict on constraint replication_tombstones_pkey do update set version = s.version$sql$,
     t.table_name, replication.key_expression(t, 'n'),
     case when operation = 'UPDATE' then format('where not exists (select from old_rows o where %s)',
@@ -1648,6 +1661,12 @@ begin
      select p.ctid from replication.replication_tombstones p
       where p.table_name in (select table_name from replication.replicated_tables) and p.version = 1
         and p.deleted_at < clock_timestamp() - interval '1 hour' for update skip locked));
+  -- No INSERT has waited since, and no clock is behind it.
+  delete from replication.displaced_keys d
+   where d.ctid = any(array(
+     select p.ctid from replication.displaced_keys p
+      where p.displaced_at < clock_timestamp() - interval '1 day'
+        and p.version >> 10 < replication.clock() - 86400000000 for update skip locked));
   return removed;
 end $_$;
 ALTER FUNCTION replication.rotate_queue(retention interval) OWNER TO replication_owner;
@@ -1991,6 +2010,14 @@ ALTER TABLE replication.discarded_events ALTER COLUMN id ADD GENERATED ALWAYS AS
     NO MAXVALUE
     CACHE 1
 );
+CREATE TABLE replication.displaced_keys (
+    table_name text NOT NULL,
+    record_key text NOT NULL,
+    version bigint NOT NULL,
+    displaced_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT displaced_keys_version_check CHECK ((version > 0))
+);
+ALTER TABLE replication.displaced_keys OWNER TO replication_owner;
 CREATE TABLE replication.heartbeat (
     only_row boolean DEFAULT true NOT NULL,
     sequence bigint DEFAULT 0 NOT NULL,
@@ -2357,6 +2384,8 @@ ALTER TABLE ONLY replication.contours
     ADD CONSTRAINT contours_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY replication.discarded_events
     ADD CONSTRAINT discarded_events_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY replication.displaced_keys
+    ADD CONSTRAINT displaced_keys_pkey PRIMARY KEY (table_name, record_key);
 ALTER TABLE ONLY replication.heartbeat_log
     ADD CONSTRAINT heartbeat_log_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY replication.heartbeat
@@ -2389,6 +2418,7 @@ ALTER TABLE ONLY replication.worker_counts
     ADD CONSTRAINT worker_counts_pkey PRIMARY KEY (instance, part);
 ALTER TABLE ONLY replication.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (instance);
+CREATE INDEX displaced_keys_version ON replication.displaced_keys USING btree (table_name, version);
 CREATE INDEX parked_events_table ON replication.parked_events USING btree (table_name, id);
 CREATE INDEX processed_events_age ON replication.processed_events USING brin (processed_at);
 CREATE INDEX replication_conflicts_age ON replication.replication_conflicts USING btree (recorded_at);
@@ -2602,6 +2632,9 @@ GRANT SELECT ON TABLE replication.contours TO replication_monitor;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_publisher;
 GRANT SELECT,INSERT ON TABLE replication.discarded_events TO replication_consumer;
 GRANT SELECT ON TABLE replication.discarded_events TO replication_monitor;
+GRANT SELECT ON TABLE replication.displaced_keys TO replication_publisher;
+GRANT SELECT,INSERT,UPDATE ON TABLE replication.displaced_keys TO replication_consumer;
+GRANT SELECT ON TABLE replication.displaced_keys TO replication_monitor;
 GRANT SELECT,UPDATE ON TABLE replication.heartbeat TO replication_publisher;
 GRANT SELECT,UPDATE ON TABLE replication.heartbeat TO replication_consumer;
 GRANT SELECT ON TABLE replication.heartbeat TO replication_monitor;

@@ -399,18 +399,16 @@ def test_what_gave_way_is_forgotten_after_a_day(
 ) -> None:
     both = people(make_contours, people_of, displace=True)
     a, b = both.contours
-    a.run("insert into people (id, email) values (1, 'x'), (2, 'y')")
-    b.run("insert into people (id, email) values (3, 'x'), (4, 'y')")
+    a.run("insert into people (id, email) select g, g::text from generate_series(1, 3) g")
+    b.run("insert into people (id, email) select 9 + g, g::text from generate_series(1, 3) g")
     both.give(a, take(b))
-    kept = "select record_key from replication.displaced_keys"
-    forget = "select replication.rotate_queue('7 days')"
-    day = "update replication.displaced_keys set displaced_at = displaced_at - interval '25 hours'"
-    a.run(day + ", version = version - (90000000000 << 10) where record_key = '{\"id\":1}'")
-    a.run(forget)
-    assert a.run(kept) == [('{"id":2}',)]
-    a.run(day)
-    a.run(forget)
-    assert a.run(kept) == [('{"id":2}',)], "a clock that is behind the row would come below it"
+    change = "update replication.displaced_keys set {} where record_key <> '{{\"id\":%s}}'"
+    a.run(change.format("displaced_at = displaced_at - interval '25 hours'") % 2)
+    a.run(change.format("version = version - (90000000000 << 10)") % 3)
+    a.run("select replication.rotate_queue('7 days')")
+    left = a.run("select record_key from replication.displaced_keys order by 1")
+    # An INSERT may still be waiting; and a clock that is behind the row would come below it.
+    assert left == [('{"id":2}',), ('{"id":3}',)]
 
 
 ODD = """
