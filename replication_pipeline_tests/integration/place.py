@@ -131,7 +131,7 @@ class Place:
 
 BOOKS = (
     "replication_queue", "replication_tombstones", "parked_events", "processed_events",
-    "consumer_offsets", "replication_conflicts",
+    "consumer_offsets", "replication_conflicts", "displaced_keys",
 )  # fmt: skip
 
 
