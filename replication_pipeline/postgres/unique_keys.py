@@ -6,7 +6,7 @@ By default whichever came first stays. With ``displace`` the newer version lives
 way leaves the table, waits among the parked events, and is tried again like them; and a row whose newer
 image is kept out does not live on with its old one. What lives is then
 a function of the versions, whatever the order of arrival; but a row with children never gives way.
-Of each that gave way the version is kept, for local inserts that come under its key (``displaced_keys``).
+The versions of rows that gave way are kept, for local inserts under their keys (``displaced_keys``).
 
 Partial indexes, those of expressions, exclusion constraints, and nulls that are not distinct are left
 to the database: the write fails, the batch is halved, and the event is parked with the constraint's
