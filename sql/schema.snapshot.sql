@@ -134,9 +134,10 @@ begin
     return format('with __events as (%s)', changes)
            || replication.queue_insert(t, '__events', true, largest is not null, seed, txid);
   end if;
-  -- A new key is compared with its tombstone and what was displaced, a key that changed hands with its former row. An inserted
-  -- row with a version that is not of this contour and statement was given it by the application. A row
-  -- that is no longer at its version was changed by a trigger since; that change has its own event.
+  -- A new key is compared with its tombstone and with what was displaced, a key that changed hands with its
+  -- former row. An inserted row with a version that is not of this contour and statement was given it by the
+  -- application. A row that is no longer at its version was changed by a trigger since; that change has its
+  -- own event.
   return format($sql$
 with __changes as materialized (
   select c.*, (greatest(s.version, c.__base%7$s) >> 10) + 1 as __lifted_clock, %6$s as __forged
