@@ -381,6 +381,23 @@ def test_an_insert_that_waited_is_newer_than_the_row_that_gave_way_meanwhile(
     assert written == sorted(written)
 
 
+def test_a_clock_that_is_behind_does_not_insert_below_the_row_that_gave_way(
+    make_contours: MakeContours, people_of: list[People]
+) -> None:
+    both = people(make_contours, people_of, displace=True)
+    a, b = both.contours
+    b.run("select replication.install_clock('30 s')")
+    b.run("insert into people (id, email) values (1, 'same')")
+    both.give(a, take(b))
+    former = a.value("select replication_version from people")
+    b.run("delete from people; insert into people (id, email) values (2, 'same')")
+    both.give(a, [value for value in take(b) if b'"op":"c"' in value])
+    assert a.run(ROWS) == [(2, "same")]
+    a.run("insert into people (id, email) values (1, 'mine')")
+    (version,) = a.run("select version from replication_queue")
+    assert version[0] > former
+
+
 def test_a_snapshot_from_before_the_row_gave_way_does_not_insert_under_its_key(
     make_contours: MakeContours, people_of: list[People]
 ) -> None:
