@@ -32,6 +32,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from replication_pipeline.domain.alerts import AlertName
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.domain.version import MAX_CONTOUR_ID
@@ -368,8 +369,86 @@ class CleanupSettings(Section):
     cron: str = Field(default="17 * * * *", description="When cleanup_schedule runs.")
 
 
+class WebhookSettings(Section):
+    """Alerts as JSON, sent by POST to a program of yours."""
+
+    url: SecretStr | None = Field(default=None, description="http(s) address; better: url_file.")
+    url_file: Path | None = Field(
+        default=None, description="File that holds the address and nothing else."
+    )
+    token: SecretStr | None = Field(
+        default=None, description="Sent as Authorization: Bearer; better: token_file."
+    )
+    token_file: Path | None = Field(default=None, description="File that holds the token.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> WebhookSettings:
+        _one_of(self.url, self.url_file, "url")
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file exclude each other; keep one")
+        return self
+
+
+class SlackSettings(Section):
+    """Alerts in a Slack channel, by an incoming webhook."""
+
+    url: SecretStr | None = Field(
+        default=None, description="Address of the incoming webhook; better: url_file."
+    )
+    url_file: Path | None = Field(
+        default=None, description="File that holds the address and nothing else."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> SlackSettings:
+        _one_of(self.url, self.url_file, "url")
+        return self
+
+
+class EmailSettings(Section):
+    """Alerts by e-mail."""
+
+    host: str = Field(min_length=1, description="SMTP server.")
+    port: int | None = Field(
+        default=None, ge=1, le=65535, description="Default: 587, with tls 465, with none 25."
+    )
+    security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="Encryption towards the SMTP server."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="CA file of the server's certificate; default: the system's."
+    )
+    user: str | None = Field(default=None, description="Login, if the server asks for one.")
+    password: SecretStr | None = Field(default=None, description="Better: password_file.")
+    password_file: Path | None = Field(
+        default=None, description="File that holds the password and nothing else."
+    )
+    sender: str = Field(min_length=3, description="Address in From.")
+    recipients: list[str] = Field(min_length=1, description="Addresses in To.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> EmailSettings:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("password and password_file exclude each other; keep one")
+        if self.user is not None and self.security == "none":
+            raise ValueError("user would send the password in the clear; set security: starttls")
+        return self
+
+
+def _one_of(value: SecretStr | None, file: Path | None, key: str) -> None:
+    if (value is None) == (file is None):
+        raise ValueError(f"either {key} or {key}_file is needed")
+    if value is not None and not is_web_address(value.get_secret_value()):
+        raise ValueError(f"{key} is not an http:// or https:// address")
+
+
+def is_web_address(text: str) -> bool:
+    """Nothing else may be opened as one."""
+    return text.lower().startswith(("http://", "https://"))
+
+
 class MonitoringSettings(Section):
-    """Thresholds of checks and alerts."""
+    """Thresholds of checks, and who is told when they are passed."""
 
     unpublished_warning: int = Field(default=1_000, ge=1, description="Unpublished events.")
     lag_warning: Duration = Field(
@@ -377,6 +456,35 @@ class MonitoringSettings(Section):
     )
     lag_critical: Duration = Field(
         default=timedelta(seconds=30), description="Age of the oldest unpublished event: ERROR."
+    )
+    error_rate_warning: float = Field(
+        default=0.01, gt=0, le=1, description="Part of the events that were refused: WARN."
+    )
+    error_rate_window: Duration = Field(
+        default=timedelta(minutes=5), description="Over so long the error rate is taken."
+    )
+    parked_warning: Duration = Field(
+        default=timedelta(minutes=1),
+        description="An event from elsewhere may wait so long, for its parent for example.",
+    )
+    apply_lag_warning: int = Field(
+        default=10_000, ge=1, description="Events of one table that are still in Kafka: WARN."
+    )
+    apply_stalled_warning: Duration = Field(
+        default=timedelta(seconds=60),
+        description="Events of a table are in Kafka, and for so long none was applied: WARN.",
+    )
+    heartbeat_warning: Duration = Field(
+        default=timedelta(seconds=60), description="Silence of a contour: WARN."
+    )
+    dead_rows_warning: int = Field(
+        default=1_000_000, ge=1, description="Dead rows of the queue that vacuum has not removed."
+    )
+    snapshot_warning: Duration = Field(
+        default=timedelta(hours=1), description="Age of the oldest transaction in the database."
+    )
+    held_warning: int = Field(
+        default=100, ge=1, description="Events that wait behind one that Kafka refuses."
     )
     heartbeat_interval: Duration = Field(
         default=timedelta(seconds=10),
@@ -393,12 +501,43 @@ class MonitoringSettings(Section):
         default=timedelta(seconds=60),
         description="How often an unchanged verdict is stored again in the check history.",
     )
+    deep_checks_cron: str = Field(
+        default="7 * * * *", description="When deep_checks_schedule runs (UTC)."
+    )
+    alert_after: Duration = Field(
+        default=timedelta(seconds=15),
+        description="A trouble must last so long to be told; the publish lag is told at once.",
+    )
+    alert_clear_after: Duration = Field(
+        default=timedelta(seconds=30), description="It must be away so long to be called over."
+    )
+    alerts_off: list[AlertName] = Field(
+        default=["unpublished_count"],
+        description="Alerts that nobody is to be told.",
+    )
+    webhook: WebhookSettings | None = Field(default=None, description="Alerts as JSON by POST.")
+    email: EmailSettings | None = Field(default=None, description="Alerts by e-mail.")
+    slack: SlackSettings | None = Field(default=None, description="Alerts in Slack.")
 
     @model_validator(mode="after")
     def _ordered(self) -> MonitoringSettings:
         if self.lag_warning > self.lag_critical:
             raise ValueError("lag_warning is greater than lag_critical; lower the first")
         return self
+
+
+class CompareSettings(Section):
+    """Other contours that this one is compared with, by ``compare_schedule``."""
+
+    contours: dict[str, PostgresSettings] = Field(
+        default_factory=dict,
+        description="By name: how to reach their databases, as a role that may read the tables.",
+    )
+    cron: str = Field(default="37 3 * * *", description="When compare_schedule runs (UTC).")
+    patience: Duration = Field(
+        default=timedelta(minutes=5),
+        description="Longest wait for what was under way while the tables were read.",
+    )
 
 
 class LoggingSettings(Section):
@@ -448,6 +587,7 @@ class Settings(BaseSettings):
     consumer: ConsumerSettings = ConsumerSettings()
     cleanup: CleanupSettings = CleanupSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    compare: CompareSettings = CompareSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")

@@ -1,8 +1,9 @@
 """Verdicts on the queue as asset checks.
 
-The same findings are made in two places: by ``publish_sensor`` on every tick, stored without a run
-when the verdict changes and every ``monitoring.check_interval``; and on demand, as the definitions
-below, when an operator presses *Execute*. A database that can't be reached is a finding as well: an
+The same findings are made in two places: by a sensor on every tick, stored without a run when the
+verdict changes and every ``monitoring.check_interval``; and on demand, as check definitions, when an
+operator presses *Execute*. Here are the two on the backlog, which ``publish_sensor`` judges, and what
+all checks share; ``watched`` has the other cheap ones, ``deep`` those that run on a schedule. A database that can't be reached is a finding as well: an
 old green mark would be a lie.
 
 No postponed annotations here: Dagster compares the type of a step's ``context`` as an object.
@@ -15,7 +16,7 @@ from typing import Final, Literal
 
 import dagster as dg
 
-from replication_pipeline.defs.assets import queue_key
+from replication_pipeline.defs.assets import applied_key, queue_key
 from replication_pipeline.defs.resources import PostgresResource
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.health import (
@@ -26,11 +27,23 @@ from replication_pipeline.domain.health import (
 )
 from replication_pipeline.settings import MonitoringSettings, Settings
 
-CheckName = Literal["unpublished_count", "publish_lag"]
+CheckName = Literal[
+    "unpublished_count",
+    "publish_lag",
+    "error_rate",
+    "parked_events",
+    "heartbeat",
+    "queue_health",
+    "apply_lag",
+    "setup",
+    "convergence",
+]
+QueueCheck = Literal["unpublished_count", "publish_lag"]
 Look = ContourStatus | TransientError
 Stored = Mapping[str, tuple[str, float]]  # per check: the verdict stored last, and when
+Metadata = dict[str, float | str | dg.MetadataValue]
 
-DESCRIPTIONS: Final[dict[CheckName, str]] = {
+DESCRIPTIONS: Final[dict[QueueCheck, str]] = {
     "unpublished_count": "How many captured changes wait for Kafka. When it fails: see that "
     "publish_sensor is on and publish runs are green; if they are and the number still grows, "
     "raise publisher.max_publishers or publisher.batch_size.",
@@ -42,12 +55,18 @@ DESCRIPTIONS: Final[dict[CheckName, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict of one check, without Dagster's dress."""
+    """The verdict of one check, without Dagster's dress: on the queue, or on an applied ``table``."""
 
     check: CheckName
     verdict: Verdict | Literal["unknown"]
     description: str
-    metadata: dict[str, float | str]
+    metadata: Metadata
+    table: str | None = None
+
+    @property
+    def id(self) -> str:
+        """No other finding of the contour has it."""
+        return self.check if self.table is None else f"{self.check}:{self.table}"
 
     @property
     def passed(self) -> bool:
@@ -64,7 +83,7 @@ class Finding:
 def findings(look: Look, monitoring: MonitoringSettings) -> tuple[Finding, ...]:
     """Both checks' verdicts on one look at the contour."""
     # As text: numbers would be drawn as plots, and these never move.
-    thresholds: dict[CheckName, dict[str, float | str]] = {
+    thresholds: dict[QueueCheck, Metadata] = {
         "unpublished_count": {"warning_at": f"{monitoring.unpublished_warning:,}"},
         "publish_lag": {
             "warning_above": f"{monitoring.lag_warning.total_seconds():g} s",
@@ -77,7 +96,7 @@ def findings(look: Look, monitoring: MonitoringSettings) -> tuple[Finding, ...]:
             for check, limits in thresholds.items()
         )
     age = look.oldest_unpublished_seconds
-    figures: dict[str, float | str] = {
+    figures: Metadata = {
         "unpublished": look.unpublished,
         "oldest_unpublished_seconds": round(age, 3),
         "parked": look.parked_publish,
@@ -114,23 +133,46 @@ def due(
     chosen = []
     stored = dict(last)
     for finding in found:
-        verdict, at = last.get(finding.check, ("", 0.0))
+        verdict, at = last.get(finding.id, ("", 0.0))
         if verdict != finding.verdict or now - at >= every.total_seconds():
-            stored[finding.check] = (finding.verdict, now)
+            stored[finding.id] = (finding.verdict, now)
             chosen.append(finding)
     return chosen, stored
+
+
+def asset_of(contour: str, table: str | None) -> dg.AssetKey:
+    """What a check is about: an applied table, or the contour's queue."""
+    return queue_key(contour) if table is None else applied_key(contour, table)
 
 
 def evaluation(finding: Finding, contour: str) -> dg.AssetCheckEvaluation:
     """For a sensor's tick, without a run."""
     return dg.AssetCheckEvaluation(
-        asset_key=queue_key(contour),
+        asset_key=asset_of(contour, finding.table),
         check_name=finding.check,
         passed=finding.passed,
         severity=finding.severity,
         description=finding.description,
         metadata=finding.metadata,
     )
+
+
+def results(
+    context: dg.AssetCheckExecutionContext, contour: str, found: Iterable[Finding]
+) -> Iterator[dg.AssetCheckResult]:
+    """For a run, those that were asked for."""
+    selected = set(context.selected_asset_check_keys)
+    for finding in found:
+        asset = asset_of(contour, finding.table)
+        if dg.AssetCheckKey(asset, finding.check) in selected:
+            yield dg.AssetCheckResult(
+                asset_key=asset,
+                check_name=finding.check,
+                passed=finding.passed,
+                severity=finding.severity,
+                description=finding.description,
+                metadata=finding.metadata,
+            )
 
 
 def queue_checks(settings: Settings) -> dg.AssetChecksDefinition:
@@ -148,17 +190,9 @@ def queue_checks(settings: Settings) -> dg.AssetChecksDefinition:
     def check_queue(
         context: dg.AssetCheckExecutionContext, postgres: PostgresResource
     ) -> Iterator[dg.AssetCheckResult]:
-        selected = {check.name for check in context.selected_asset_check_keys}
-        for finding in findings(look_at(postgres), postgres.settings().monitoring):
-            if finding.check in selected:
-                yield dg.AssetCheckResult(
-                    asset_key=key,
-                    check_name=finding.check,
-                    passed=finding.passed,
-                    severity=finding.severity,
-                    description=finding.description,
-                    metadata=finding.metadata,
-                )
+        now = postgres.settings()
+        found = findings(look_at(postgres), now.monitoring)
+        yield from results(context, now.contour.name, found)
 
     return check_queue
 

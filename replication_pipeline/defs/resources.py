@@ -8,7 +8,7 @@ definitions and not the servers' client libraries.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import dagster as dg
 from pydantic import Field
 
 from replication_pipeline.domain.health import ContourStatus
+from replication_pipeline.domain.watch import Watch
 from replication_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from replication_pipeline.kafka.consumer import KafkaEventConsumer
     from replication_pipeline.kafka.producer import KafkaEventProducer
+    from replication_pipeline.notify import Receiver
     from replication_pipeline.postgres.inbox import PostgresInbox
     from replication_pipeline.postgres.outbox import PostgresOutbox
 
@@ -69,6 +71,24 @@ class PostgresResource(ContourResource):
 
         with self.connection() as session:
             return read_status(session, self.settings().contour.name)
+
+    def watch(self) -> Watch:
+        """One look at all that the checks judge."""
+        from replication_pipeline.postgres.watch import look
+
+        settings = self.settings()
+        with self.connection() as session:
+            return look(session, settings)
+
+
+class AlertsResource(ContourResource):
+    """Who is told of trouble: the configuration's webhook, e-mail and Slack channel."""
+
+    def receivers(self) -> Sequence[Receiver]:
+        """Those that are configured; the log, which takes everything, is none of them."""
+        from replication_pipeline.notify import receivers
+
+        return receivers(self.settings().monitoring)
 
 
 class KafkaResource(ContourResource):
