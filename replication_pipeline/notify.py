@@ -1,4 +1,4 @@
-"""Telling people: one message to one receiver, by webhook, e-mail or Slack.
+"""Telling people: one message to one receiver, by log, webhook, e-mail or Slack.
 
 A receiver takes a message or ``NotificationError`` says why not; nothing is tried again here. Addresses
 and passwords are secrets: they are read at use, and errors name the server's host alone.
@@ -25,6 +25,7 @@ from pydantic import SecretStr
 
 from replication_pipeline.domain.alerts import Level
 from replication_pipeline.domain.errors import ConfigurationError, TransientError
+from replication_pipeline.logs import get_logger
 from replication_pipeline.settings import (
     EmailSettings,
     MonitoringSettings,
@@ -81,6 +82,25 @@ class Receiver(Protocol):
     @property
     def name(self) -> str: ...
     def send(self, message: Message) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line in the service's own log."""
+
+    name: str = "log"
+
+    def send(self, message: Message) -> None:
+        log = get_logger("alerts")
+        write = {"ok": log.info, "warning": log.warning, "critical": log.error}[message.level]
+        write(
+            message.title,
+            alert=message.alert,
+            severity=message.level,
+            text=message.text,
+            advice=message.advice,
+            id=message.id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +229,8 @@ class Email:
 
 
 def receivers(monitoring: MonitoringSettings) -> Sequence[Receiver]:
-    """Those that are configured. The log is none of them: it takes everything."""
-    chosen: list[Receiver] = []
+    """The log, and those that are configured."""
+    chosen: list[Receiver] = [Log()]
     if monitoring.webhook is not None:
         chosen.append(Webhook(monitoring.webhook))
     if monitoring.email is not None:

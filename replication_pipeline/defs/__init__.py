@@ -10,8 +10,13 @@ Dagster believes alive, dead or twice there can't lose or reorder an event.
     report       what a window tells Dagster: materializations, observations, log
     scaling      pure decision: how many windows to request now
     processes    whether a run's process is still there
-    checks       verdicts on the queue, as asset checks
-    sensors      keep the wanted number of windows alive; evaluate the checks
+    sensors      keep the wanted number of windows alive
+    checks       what asset checks are made of; verdicts on the backlog
+    watched      the other cheap verdicts
+    deep         verdicts that have runs: how the contour is set up, convergence
+    freshness    how old a window's last report may be
+    signals      from verdicts to alerts, and the memory between ticks
+    alerts       sensors that tell people: of trouble and its end, of failed runs
     assets       external assets and their lineage
     maintenance  cleanup of the contour and of Dagster's own history
     purge        deletion from Dagster's storage

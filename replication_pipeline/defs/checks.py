@@ -1,10 +1,10 @@
-"""Verdicts on the queue as asset checks.
+"""Verdicts on the queue as asset checks, and what all checks share.
 
 The same findings are made in two places: by a sensor on every tick, stored without a run when the
 verdict changes and every ``monitoring.check_interval``; and on demand, as check definitions, when an
-operator presses *Execute*. Here are the two on the backlog, which ``publish_sensor`` judges, and what
-all checks share; ``watched`` has the other cheap ones, ``deep`` those that run on a schedule. A database that can't be reached is a finding as well: an
-old green mark would be a lie.
+operator presses *Execute*. Here are the two on the backlog, which ``publish_sensor`` judges;
+``watched`` has the other cheap ones, ``deep`` those that run on a schedule. A database that can't be
+reached is a finding as well: an old green mark would be a lie.
 
 No postponed annotations here: Dagster compares the type of a step's ``context`` as an object.
 """
@@ -18,7 +18,7 @@ import dagster as dg
 
 from replication_pipeline.defs.assets import applied_key, queue_key
 from replication_pipeline.defs.resources import PostgresResource
-from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.errors import ReplicationError, TransientError
 from replication_pipeline.domain.health import (
     ContourStatus,
     Verdict,
@@ -80,7 +80,9 @@ class Finding:
         return dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN
 
 
-def findings(look: Look, monitoring: MonitoringSettings) -> tuple[Finding, ...]:
+def findings(
+    look: ContourStatus | ReplicationError, monitoring: MonitoringSettings
+) -> tuple[Finding, ...]:
     """Both checks' verdicts on one look at the contour."""
     # As text: numbers would be drawn as plots, and these never move.
     thresholds: dict[QueueCheck, Metadata] = {
@@ -90,7 +92,7 @@ def findings(look: Look, monitoring: MonitoringSettings) -> tuple[Finding, ...]:
             "critical_above": f"{monitoring.lag_critical.total_seconds():g} s",
         },
     }
-    if isinstance(look, TransientError):
+    if isinstance(look, ReplicationError):
         return tuple(
             Finding(check, "unknown", f"Not known: {look.message}", limits)
             for check, limits in thresholds.items()

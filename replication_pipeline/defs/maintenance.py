@@ -1,14 +1,14 @@
 """Keeping things small: the contour's finished rows, and Dagster's own history of this contour.
 
-Dagster deletes old ticks by itself (``retention`` in dagster.yaml), but neither runs nor the check
-results that sensors store without a run; ``purge`` does. Unpublished and parked events are never
-touched.
+Dagster deletes old ticks by itself (``retention`` in dagster.yaml), but neither runs nor what is stored
+without a run: check results of sensors, changes of freshness; ``purge`` does. Unpublished and parked
+events are never touched.
 
 No postponed annotations here: Dagster compares the type of a step's ``context`` as an object.
 """
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -45,8 +45,8 @@ def clean_up_contour(context: dg.OpExecutionContext, postgres: PostgresResource)
 
 
 @dg.op(
-    description="Deletes finished Dagster runs of this contour, and old results of its checks, "
-    "that are older than cleanup.dagster_runs. At most a few hundred at a time."
+    description="Deletes finished Dagster runs of this contour, results of its checks and other events "
+    "without a run, that are older than cleanup.dagster_runs. At most a few hundred runs at a time."
 )
 def purge_dagster_history(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
     """Dagster's retention for this contour."""
@@ -61,6 +61,7 @@ def purge_dagster_history(context: dg.OpExecutionContext, postgres: PostgresReso
             for tags in ({CONTOUR_TAG: contour}, location)
         ),
         "check_results": purge.runless_checks(context.instance, contour, older_than=keep),
+        "other_events": purge.runless_events(context.instance, contour, older_than=keep),
     }
     context.add_output_metadata(deleted)
     logs.get_logger("cleanup").info("Dagster history purged", **deleted)
@@ -87,18 +88,25 @@ def cleanup_job(settings: Settings) -> dg.JobDefinition:
 
 
 def cleanup_schedule(settings: Settings, job: dg.JobDefinition) -> dg.ScheduleDefinition:
-    """When ``cleanup`` runs, in UTC. ``ConfigurationError`` for a bad ``cleanup.cron``."""
+    """When ``cleanup`` runs."""
+    return schedule("cleanup_schedule", job, settings.cleanup.cron, key="cleanup.cron")
+
+
+def schedule(name: str, job: Any, cron: str, *, key: str) -> dg.ScheduleDefinition:
+    """When ``job`` runs, in UTC. ``ConfigurationError`` when what the setting ``key`` says is no cron
+    expression.
+    """
     try:
         return dg.ScheduleDefinition(
-            name="cleanup_schedule",
+            name=name,
             job=job,
-            cron_schedule=settings.cleanup.cron,
+            cron_schedule=cron,
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Runs cleanup as cleanup.cron of the configuration says (UTC).",
+            description=f"Runs {job.name} as {key} of the configuration says (UTC).",
         )
     except dg.DagsterInvalidDefinitionError as error:
         raise ConfigurationError(
-            f"cleanup.cron: {settings.cleanup.cron!r} is not a cron expression",
+            f"{key}: {cron!r} is not a cron expression",
             remedy="five fields: minute, hour, day of month, month, day of week; "
             "such as 17 * * * * for every hour",
         ) from error

@@ -1,10 +1,11 @@
 """Deletes old history of one contour from Dagster's storage, a bounded amount at a time.
 
-Runs go through Dagster's own ``delete_run``, with their events. Check results that a sensor stored
-belong to no run (their ``run_id`` is empty) and Dagster has no call to delete them, so they are
-deleted by SQL over Dagster's own table definitions: only this contour's queue, only evaluations,
-only older than the limit, and never the newest of a check, which the UI shows as its state. On a
-storage that isn't one of Dagster's SQL storages this does nothing.
+Runs go through Dagster's own ``delete_run``, with their events. What sensors and the freshness daemon
+store belongs to no run (its ``run_id`` is empty) and Dagster has no call to delete it, so it is deleted
+by SQL over Dagster's own table definitions: only of this contour's assets, only check results,
+observations and changes of freshness, only what is older than the limit, and never the newest of its
+kind, which the UI shows as the state. On a storage that isn't one of Dagster's SQL storages this does
+nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from typing import Final
 
 import dagster as dg
 
-from replication_pipeline.defs.assets import queue_key
 from replication_pipeline.defs.scaling import FINISHED
 
 MOST_RUNS: Final = 500
-MOST_CHECKS: Final = 5_000
+MOST_EVENTS: Final = 5_000
 
 
 def finished_runs(
@@ -47,9 +47,9 @@ def finished_runs(
 
 
 def runless_checks(
-    instance: dg.DagsterInstance, contour: str, *, older_than: timedelta, limit: int = MOST_CHECKS
+    instance: dg.DagsterInstance, contour: str, *, older_than: timedelta, limit: int = MOST_EVENTS
 ) -> int:
-    """Delete old check results of ``contour``'s queue that no run made; returns how many."""
+    """Delete old check results of ``contour``'s assets that no run made; returns how many."""
     import sqlalchemy as sa
     from dagster._core.storage.event_log import SqlEventLogStorage
     from dagster._core.storage.event_log.schema import (
@@ -62,17 +62,16 @@ def runless_checks(
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         return 0
-    key = queue_key(contour).to_string()
-    before = datetime.now(UTC).replace(tzinfo=None) - older_than
-    ours = sa.and_(Executions.c.asset_key == key, Executions.c.run_id == "")
+    ours = Executions.c.asset_key.startswith(_prefix(contour), autoescape=True)
     newest = (
         sa.select(sa.func.max(Executions.c.id))
-        .where(Executions.c.asset_key == key)
-        .group_by(Executions.c.check_name)
+        .where(ours)
+        .group_by(Executions.c.asset_key, Executions.c.check_name)
     )
     old = (
         sa.select(Executions.c.id, Executions.c.evaluation_event_storage_id)
-        .where(ours, Executions.c.evaluation_event_timestamp < before)
+        .where(ours, Executions.c.run_id == "")
+        .where(Executions.c.evaluation_event_timestamp < _before(older_than))
         .where(Executions.c.id.not_in(newest))
         .order_by(Executions.c.id)
         .limit(limit)
@@ -86,8 +85,61 @@ def runless_checks(
             sa.delete(Events).where(
                 Events.c.id.in_([r[1] for r in rows if r[1] is not None]),
                 Events.c.run_id == "",
-                Events.c.asset_key == key,
+                Events.c.asset_key.startswith(_prefix(contour), autoescape=True),
                 Events.c.dagster_event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
             )
         )
         return len(rows)
+
+
+def runless_events(
+    instance: dg.DagsterInstance, contour: str, *, older_than: timedelta, limit: int = MOST_EVENTS
+) -> int:
+    """Delete old observations and changes of freshness that belong to no run; returns how many."""
+    import sqlalchemy as sa
+    from dagster._core.storage.event_log import SqlEventLogStorage
+    from dagster._core.storage.event_log.schema import (
+        AssetEventTagsTable as Tags,
+    )
+    from dagster._core.storage.event_log.schema import (
+        SqlEventLogStorageTable as Events,
+    )
+
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        return 0
+    kinds = [
+        dg.DagsterEventType.ASSET_OBSERVATION.value,
+        dg.DagsterEventType.FRESHNESS_STATE_CHANGE.value,
+    ]
+    ours = sa.and_(
+        Events.c.asset_key.startswith(_prefix(contour), autoescape=True),
+        Events.c.dagster_event_type.in_(kinds),
+    )
+    newest = (
+        sa.select(sa.func.max(Events.c.id))
+        .where(ours)
+        .group_by(Events.c.asset_key, Events.c.dagster_event_type)
+    )
+    old = (
+        sa.select(Events.c.id)
+        .where(ours, Events.c.run_id == "", Events.c.timestamp < _before(older_than))
+        .where(Events.c.id.not_in(newest))
+        .order_by(Events.c.id)
+        .limit(limit)
+    )
+    with storage.index_connection() as connection:
+        ids = [row[0] for row in connection.execute(old)]
+        if ids:
+            connection.execute(sa.delete(Tags).where(Tags.c.event_id.in_(ids)))
+            connection.execute(sa.delete(Events).where(Events.c.id.in_(ids)))
+        return len(ids)
+
+
+def _prefix(contour: str) -> str:
+    """How the keys of a contour's assets begin, as Dagster stores them."""
+    return dg.AssetKey([contour, ""]).to_string().removesuffix('""]')
+
+
+def _before(older_than: timedelta) -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None) - older_than

@@ -82,10 +82,10 @@ class PostgresResource(ContourResource):
 
 
 class AlertsResource(ContourResource):
-    """Who is told of trouble: the configuration's webhook, e-mail and Slack channel."""
+    """Who is told of trouble: the log, and the configuration's webhook, e-mail and Slack channel."""
 
     def receivers(self) -> Sequence[Receiver]:
-        """Those that are configured; the log, which takes everything, is none of them."""
+        """The log, and those that are configured."""
         from replication_pipeline.notify import receivers
 
         return receivers(self.settings().monitoring)

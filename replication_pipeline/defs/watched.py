@@ -1,4 +1,4 @@
-"""The other cheap verdicts: refusals, parked events, what is still in Kafka, contours, the queue's table.
+"""The other cheap verdicts: refusals, parked events, apply lag, contours, the queue's table.
 
 ``alert_sensor`` makes them on every tick from one look at the database, and an operator on demand. All
 rules are pure functions of that look; what they compare with are settings under ``monitoring``.
@@ -15,14 +15,14 @@ import dagster as dg
 
 from replication_pipeline.defs.checks import CheckName, Finding, Metadata, asset_of, results
 from replication_pipeline.defs.resources import PostgresResource
-from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.errors import ReplicationError, TransientError
 from replication_pipeline.domain.health import Verdict
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.domain.watch import ApplyLag, Outcomes, Pair, Watch
 from replication_pipeline.settings import MonitoringSettings, Settings
 
 WatchedCheck = Literal["error_rate", "parked_events", "heartbeat", "queue_health"]
-Sight = Watch | TransientError
+Sight = Watch | ReplicationError
 
 DESCRIPTIONS: Final[dict[WatchedCheck, str]] = {
     "error_rate": "Which part of the events Kafka refused or could not be read, lately. When it fails: "
@@ -49,7 +49,6 @@ APPLY_LAG: Final = (
     "consumer.max_appliers (not above the topic's partitions) or consumer.max_batch_size. Nothing "
     "moves although runs are green: read the newest apply run's log."
 )
-FIXES: Final[dict[str, str]] = {**DESCRIPTIONS, "apply_lag": APPLY_LAG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def findings(
 ) -> Sequence[Finding]:
     """The verdicts on one look: four on the queue, and one on each applied table."""
     monitoring = settings.monitoring
-    if isinstance(sight, TransientError):
+    if isinstance(sight, ReplicationError):
         unknown = [*((check, None) for check in DESCRIPTIONS), *_apply_checks(settings)]
         return [
             Finding(check, "unknown", f"Not known: {sight.message}", {}, table)
