@@ -13,7 +13,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from replication_pipeline.embedded.process import free_port
 
@@ -97,11 +97,11 @@ def mail_receiver(tls: tuple[Path, Path] | None = None) -> Iterator[MailReceiver
     receiver = MailReceiver()
 
     class Handler:
-        async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+        async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
             if receiver.refuse:
                 return "451 later"
             mail = message_from_bytes(envelope.content, policy=policy.default)
-            receiver.mails.append((envelope.rcpt_tos, cast("EmailMessage", mail)))
+            receiver.mails.append((envelope.rcpt_tos, mail))
             return "250 taken"
 
     def login(_server: Any, _session: Any, _envelope: Any, _kind: str, data: Any) -> Any:

@@ -1,7 +1,8 @@
-"""When people are told: once for each trouble, however it comes and goes, whoever was away meanwhile."""
+"""When people are told: once for each trouble, however it comes and goes and whoever was away."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +28,10 @@ from replication_pipeline.settings import Settings
 pytestmark = pytest.mark.unit
 
 CLEAR_AFTER = 30.0
-LEVELS: list[Level | None] = ["ok", "warning", "critical", None]
+OK: Level | None = "ok"
+WARNING: Level | None = "warning"
+CRITICAL: Level | None = "critical"
+LEVELS: list[Level | None] = [OK, WARNING, CRITICAL, None]
 STATUS = ContourStatus(
     contour="a",
     unpublished=0,
@@ -95,43 +99,41 @@ def told(levels: Iterable[Level | None], *, every: float = 5.0, after: float = 0
 
 
 def test_warning_critical_and_over_are_told_once_each() -> None:
-    looks: list[Level | None] = ["ok", *["warning"] * 4, *["critical"] * 50, *["ok"] * 20]  # type: ignore[list-item]
-    assert told(looks) == ["warning", "critical", "ok"]
+    assert told([OK, *[WARNING] * 4, *[CRITICAL] * 50, *[OK] * 20]) == ["warning", "critical", "ok"]
 
 
 def test_a_lag_that_swings_about_its_threshold_is_one_trouble() -> None:
-    assert told(["warning", "ok", "ok"] * 100) == ["warning"]
+    assert told([WARNING, OK, OK] * 100) == ["warning"]
 
 
 def test_from_critical_to_warning_only_when_it_stays_so() -> None:
-    assert told(["critical", "warning", "critical", "warning", "critical"]) == ["critical"]
-    assert told(["critical", *["warning"] * 10]) == ["critical", "warning"]
-    assert told(["critical", *(["warning", "ok"] * 5)]) == ["critical", "warning"]
+    assert told([CRITICAL, WARNING, CRITICAL, WARNING, CRITICAL]) == ["critical"]
+    assert told([CRITICAL, *[WARNING] * 10]) == ["critical", "warning"]
+    assert told([CRITICAL, *([WARNING, OK] * 5)]) == ["critical", "warning"]
 
 
 def test_what_lasts_less_than_after_is_not_told() -> None:
-    assert told(["critical", "critical", "ok"] * 20, after=15.0) == []
-    assert told(["critical"] * 4, after=15.0) == ["critical"]
+    assert told([CRITICAL, CRITICAL, OK] * 20, after=15.0) == []
+    assert told([CRITICAL] * 4, after=15.0) == ["critical"]
     # The mildest that lasted so long is told; the worse one when that has lasted, too.
-    assert told(["warning", "critical", "critical", "critical"], after=15.0) == ["warning"]
+    assert told([WARNING, CRITICAL, CRITICAL, CRITICAL], after=15.0) == ["warning"]
 
 
 def test_what_cannot_be_seen_is_neither_there_nor_over() -> None:
-    assert told(["critical", *[None] * 50]) == ["critical"]
-    assert told(["critical", *["ok", "ok", "ok", None] * 10]) == ["critical"]
+    assert told([CRITICAL, *[None] * 50]) == ["critical"]
+    assert told([CRITICAL, *[OK, OK, OK, None] * 10]) == ["critical"]
     assert told([None] * 50) == []
 
 
 def test_what_keeps_coming_back_must_be_away_longer_each_time() -> None:
     """Half a minute of trouble and 40 s without, for an hour."""
-    looks: list[Level | None] = (["critical"] * 6 + ["ok"] * 8) * 52  # type: ignore[operator]
-    assert told(looks) == ["critical", "ok", "critical"]
+    assert told(([CRITICAL] * 6 + [OK] * 8) * 52) == ["critical", "ok", "critical"]
 
 
 @given(st.lists(st.sampled_from(LEVELS), max_size=200))
 def test_levels_follow_each_other_and_end_where_the_looks_end(looks: list[Level | None]) -> None:
-    changes = told([*looks, *["ok"] * 120])
-    assert all(a != b for a, b in zip(changes, changes[1:], strict=False))
+    changes = told([*looks, *[OK] * 120])
+    assert all(a != b for a, b in itertools.pairwise(changes))
     assert not changes or changes[-1] == "ok"
     assert len(changes) <= 3 + 3 * len(looks) / 7, "half a minute lies before each way down"
 
@@ -293,7 +295,7 @@ def test_the_error_rate_is_that_of_the_last_minutes() -> None:
     assert look(0.0, 1_000_000, 500) is None
     assert look(20.0, 1_000_990, 510) == 0.01
     assert look(60.0, 1_001_980, 510) == 0.005
-    assert [look(60.0 + t, 1_002_000 + t, 510) for t in (20.0, 40.0, 60.0, 80.0)][-1] == 0.0
+    assert [look(60.0 + t, 1_002_000 + t, 510) for t in (20, 40, 60, 80)][-1] == 0.0
     assert len(samples) <= 6
     assert look(200.0, 10, 2) is None, "counters of another database are no reason to worry"
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -17,13 +18,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy
+from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.test_utils import create_run_for_test
 from packaging.version import Version
 
 from replication_pipeline import definitions
 from replication_pipeline.defs import checks, purge
 from replication_pipeline.defs.report import materializations
-from replication_pipeline.defs.resources import KafkaResource, PostgresResource
+from replication_pipeline.defs.resources import AlertsResource, KafkaResource, PostgresResource
 from replication_pipeline.defs.scaling import FINISHED
 from replication_pipeline.domain.errors import ConfigurationError, TransientError
 from replication_pipeline.domain.health import ContourStatus
@@ -54,6 +56,14 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def settings(configuration: Path) -> Settings:
+    return load_settings(configuration)
+
+
+@pytest.fixture
+def compared(configuration: Path) -> Settings:
+    """With another contour to be compared with."""
+    other = f"compare: {{contours: {{b: {{host: db.invalid, password: {SECRET}}}}}}}\n"
+    configuration.write_text(CONFIGURATION + other, encoding="utf-8")
     return load_settings(configuration)
 
 
@@ -96,12 +106,28 @@ def test_every_name(contour: dg.Definitions) -> None:
             "kafka/sales.orders_changes",
             "kafka/users_changes",
         ],
-        "checks": ["a/replication_queue:publish_lag", "a/replication_queue:unpublished_count"],
-        "jobs": ["apply", "cleanup", "publish"],
-        "ops": ["apply_batches", "clean_up_contour", "publish_batches", "purge_dagster_history"],
-        "sensors": ["apply_sensor", "publish_sensor"],
-        "schedules": ["cleanup_schedule"],
-        "resources": ["kafka", "postgres"],
+        "checks": [
+            "a/applied/sales.orders:apply_lag",
+            "a/applied/users:apply_lag",
+            "a/replication_queue:error_rate",
+            "a/replication_queue:heartbeat",
+            "a/replication_queue:parked_events",
+            "a/replication_queue:publish_lag",
+            "a/replication_queue:queue_health",
+            "a/replication_queue:setup",
+            "a/replication_queue:unpublished_count",
+        ],
+        "jobs": ["apply", "cleanup", "deep_checks", "publish"],
+        "ops": [
+            "apply_batches",
+            "clean_up_contour",
+            "publish_batches",
+            "purge_dagster_history",
+            "setup_check",
+        ],
+        "sensors": ["alert_sensor", "apply_sensor", "publish_sensor", "run_failure_sensor"],
+        "schedules": ["cleanup_schedule", "deep_checks_schedule"],
+        "resources": ["alerts", "kafka", "postgres"],
     }
 
 
@@ -165,7 +191,7 @@ def test_sensors_and_schedule_start_without_a_click(contour: dg.Definitions) -> 
     repository = contour.get_repository_def()
     for sensor in repository.sensor_defs:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-        assert sensor.minimum_interval_seconds == 1
+        assert sensor.minimum_interval_seconds == (30 if sensor.name == "run_failure_sensor" else 1)
     for schedule in repository.schedule_defs:
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
@@ -185,16 +211,51 @@ def test_a_mistake_in_the_configuration_is_told_in_words(configuration: Path) ->
     assert "→" in text
 
 
+@pytest.mark.parametrize("key", ["cleanup.cron", "monitoring.deep_checks_cron", "compare.cron"])
 def test_a_bad_cron_expression_is_told_in_words(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    compared: Settings, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    monkeypatch.setenv("REPLICATION__CLEANUP__CRON", "sometimes")
-    with pytest.raises(ConfigurationError, match=r"cleanup\.cron: 'sometimes'"):
+    monkeypatch.setenv("REPLICATION__" + key.upper().replace(".", "__"), "sometimes")
+    with pytest.raises(ConfigurationError, match=rf"{key}: 'sometimes'"):
         definitions.contour()
 
 
+def test_convergence_is_checked_where_other_contours_can_be_reached(compared: Settings) -> None:
+    contour = definitions.build(compared)
+    graph = contour.resolve_asset_graph()
+    assert {
+        key.asset_key.to_user_string()
+        for key in graph.asset_check_keys
+        if key.name == "convergence"
+    } == {"a/applied/sales.orders", "a/applied/users"}
+    repository = contour.get_repository_def()
+    assert repository.get_schedule_def("compare_schedule").job_name == "check_convergence"
+    assert SECRET not in repr(contour)
+
+
+def test_every_check_says_what_to_do(compared: Settings) -> None:
+    graph = definitions.build(compared).resolve_asset_graph()
+    for key in graph.asset_check_keys:
+        description = graph.get_check_spec(key).description or ""
+        assert "When it fails:" in description, key
+
+
+def test_assets_that_windows_report_on_are_to_be_fresh(contour: dg.Definitions) -> None:
+    graph = contour.resolve_asset_graph()
+    fresh = {
+        key.to_user_string(): graph.get(key).freshness_policy
+        for key in graph.get_all_asset_keys()
+        if graph.get(key).freshness_policy is not None
+    }
+    assert set(fresh) == {"a/replication_queue", "a/applied/users", "a/applied/sales.orders"}
+    policy = fresh["a/replication_queue"]
+    assert policy == dg.FreshnessPolicy.time_window(
+        warn_window=timedelta(minutes=20), fail_window=timedelta(minutes=30)
+    )
+
+
 def test_no_secret_in_what_dagster_stores_or_shows(contour: dg.Definitions) -> None:
-    for resource in (PostgresResource(), KafkaResource()):
+    for resource in (PostgresResource(), KafkaResource(), AlertsResource()):
         assert resource.settings().postgres.password is not None
         assert SECRET not in repr(resource) + str(resource) + repr(resource.__dict__)
         assert set(type(resource).model_fields) == {"config_path"}
@@ -385,6 +446,46 @@ def test_purge_deletes_old_check_results_without_a_run_but_the_newest(
     assert purge.runless_checks(instance, "a", older_than=timedelta(seconds=-1)) == 4
     assert history("a", "publish_lag") == history("a", "unpublished_count") == 1
     assert history("b", "publish_lag") == 2
+
+
+def test_purge_covers_every_asset_and_kind_of_event_without_a_run(
+    instance: dg.DagsterInstance,
+) -> None:
+    kinds = [dg.DagsterEventType.ASSET_OBSERVATION, dg.DagsterEventType.FRESHNESS_STATE_CHANGE]
+
+    def observe(*path: str) -> None:
+        key = dg.AssetKey(path)
+        instance.report_runless_asset_event(dg.AssetObservation(key, tags={"a_tag": "1"}))
+        change = FreshnessStateChange(
+            key=key,
+            new_state=FreshnessState.WARN,
+            previous_state=FreshnessState.PASS,
+            state_change_timestamp=time.time(),
+        )
+        instance._report_runless_asset_event(change)
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(asset_key=key, check_name="apply_lag", passed=True)
+        )
+
+    def events() -> dict[str, int]:
+        found = Counter(
+            record.event_log_entry.dagster_event.asset_key.to_user_string()  # type: ignore[union-attr]
+            for kind in kinds
+            for record in instance.event_log_storage.get_event_records(dg.EventRecordsFilter(kind))
+        )
+        return dict(found)
+
+    for _ in range(3):
+        observe("a", "applied", "users")
+        observe("a", "applied", "us%")
+        observe("ab", "applied", "users")
+    far = timedelta(seconds=-1)
+    assert purge.runless_events(instance, "a", older_than=timedelta(hours=1)) == 0
+    assert purge.runless_events(instance, "a", older_than=far, limit=3) == 3
+    assert purge.runless_events(instance, "a", older_than=far) == 5
+    assert events() == {"a/applied/users": 2, "a/applied/us%": 2, "ab/applied/users": 6}
+    assert purge.runless_checks(instance, "a", older_than=far) == 4
+    assert purge.runless_checks(instance, "ab", older_than=far) == 2
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Auckland", "America/Los_Angeles"])

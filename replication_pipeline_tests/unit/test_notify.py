@@ -218,9 +218,9 @@ def test_the_log_gets_a_line_by_severity(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_secrets_do_not_show_in_settings() -> None:
     monitoring = MonitoringSettings(
-        webhook={"url": f"https://example.com/{SECRET}", "token": SECRET},  # type: ignore[arg-type]
-        slack={"url": f"https://example.com/{SECRET}"},  # type: ignore[arg-type]
-        email={  # type: ignore[arg-type]
+        webhook={"url": f"https://example.com/{SECRET}", "token": SECRET},
+        slack={"url": f"https://example.com/{SECRET}"},
+        email={
             "host": "mail",
             "user": "u",
             "password": SECRET,
