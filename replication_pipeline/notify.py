@@ -64,8 +64,9 @@ class Message:
     @property
     def title(self) -> str:
         """One line."""
-        state = "is over" if self.level == "ok" else self.level.upper()
-        return f"contour {self.contour}: {self.alert} {state}"
+        if self.level == "ok":
+            return f"contour {self.contour}: {self.alert} is over"
+        return f"contour {self.contour}: {self.level.upper()} {self.alert}"
 
     def plain(self) -> str:
         """The message in words."""

@@ -131,8 +131,8 @@ def _why(context: dg.RunFailureSensorContext) -> str:
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
             return f"Step {event.step_key}: {data.user_failure_data.description}"
-        kind = data.error.cls_name if data.error is not None else "unknown error"
-        return f"Step {event.step_key} ended with {kind}."
+        error = data.error and (data.error.cause or data.error)  # Dagster wraps it
+        return f"Step {event.step_key} ended with {error.cls_name if error else 'no known error'}."
     return "The run ended without an error of its own: its process was lost, or it never started."
 
 

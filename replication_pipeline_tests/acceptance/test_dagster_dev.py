@@ -1,5 +1,5 @@
-"""Plain ``dagster dev`` from the repository, given a configuration file: the location loads, and the
-sensor's first window publishes."""
+"""Plain ``dagster dev`` from the repository, given a configuration file: the location loads, the sensor's
+first window publishes, and people are told that there was no publisher before and that one is now."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import signal
 import sys
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import yaml
 
@@ -22,6 +24,7 @@ from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres, Manag
 from replication_pipeline.embedded.process import free_port
 from replication_pipeline.postgres.queries import sql_directory
 from replication_pipeline_tests.conftest import Contour
+from replication_pipeline_tests.receivers import HttpReceiver, http_receiver
 
 pytestmark = pytest.mark.acceptance
 
@@ -40,11 +43,26 @@ def ask(port: int, query: str) -> Any:
         return json.load(response)["data"]
 
 
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as made:
+        yield made
+
+
+def levels_of(receiver: HttpReceiver, alert: str) -> list[str]:
+    return [body["level"] for body in receiver.bodies if body["alert"] == alert]
+
+
 @pytest.mark.timeout(240)
-def test_plain_dagster_dev_loads_and_publishes(
-    users: list[Contour], postgres: EmbeddedPostgres, kafka: EmbeddedKafka, tmp_path: Path
+def test_plain_dagster_dev_loads_publishes_and_tells(
+    users: list[Contour],
+    postgres: EmbeddedPostgres,
+    kafka: EmbeddedKafka,
+    tmp_path: Path,
+    stack: contextlib.ExitStack,
 ) -> None:
     contour = users[0]
+    receiver = stack.enter_context(http_receiver())
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(REPOSITORY / "dagster.yaml", home)
@@ -60,6 +78,11 @@ def test_plain_dagster_dev_loads_and_publishes(
                     "topic_prefix": kafka_settings.topic_prefix,
                 },
                 "tables": ["users"],
+                "monitoring": {
+                    "webhook": {"url": receiver.url},
+                    "alert_after": "0s",
+                    "alert_clear_after": "0s",
+                },
             }
         ),
         encoding="utf-8",
@@ -87,6 +110,17 @@ def test_plain_dagster_dev_loads_and_publishes(
         while contour.value("select count(*) from replication_queue where published") == 0:
             assert process.alive, process.tail_of_log(40)
             pause.wait(0.5)
+        while levels_of(receiver, "publisher_down") != ["critical", "ok"]:
+            assert process.alive, process.tail_of_log(40)
+            pause.wait(0.5)
+        with psycopg.connect(postgres.dsn("dagster_dev")) as storage:
+            stored = storage.execute(
+                "select check_name, run_id from asset_check_executions order by id"
+            ).fetchall()
+        assert {"error_rate", "parked_events", "heartbeat", "queue_health", "apply_lag"} <= {
+            name for name, _ in stored
+        }
+        assert {run for _, run in stored} == {""}, "cheap checks need no run"
         (entry,) = ask(port, QUERY)["workspaceOrError"]["locationEntries"]
         assert entry["loadStatus"] == "LOADED", entry
         assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation", entry

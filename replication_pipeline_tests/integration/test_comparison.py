@@ -15,7 +15,6 @@ from replication_pipeline import definitions
 from replication_pipeline.defs.deep import converged
 from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.embedded import EmbeddedKafka
-from replication_pipeline.kafka.heartbeats import KafkaHeartbeats
 from replication_pipeline.postgres.comparison import Comparison, compare_table, open_contours
 from replication_pipeline.postgres.watch import look
 from replication_pipeline.settings import PostgresSettings, Settings, load_settings
@@ -32,11 +31,6 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def no_topic() -> None:
-    """Documents that nothing is shared between the tests of this module."""
-
-
 @pytest.fixture
 def contours(make_contours: MakeContours, kafka: EmbeddedKafka) -> list[Contour]:
     return make_contours(USERS, ["users"], **OPTIONS)
@@ -46,7 +40,7 @@ def comparing(contours: list[Contour], patience: str = "30s") -> Settings:
     """The first one's settings, with the others to compare with."""
     first, *others = contours
     compare = {
-        "contours": {c.name: PostgresSettings(dsn=c.dsn) for c in others},  # type: ignore[arg-type]
+        "contours": {c.name: PostgresSettings(dsn=c.dsn) for c in others},
     }
     settings = with_settings(first.settings, compare=compare)
     return settings.model_copy(
@@ -59,7 +53,6 @@ def alive(contours: list[Contour]) -> Iterator[list[Contour]]:
     """With publishers, appliers and heartbeats."""
     with ExitStack() as stack:
         for contour in contours:
-            KafkaHeartbeats(contour.settings).close()
             stack.enter_context(publishing(contour.settings))
             stack.enter_context(applying(contour.settings))
         yield contours
@@ -144,7 +137,6 @@ def test_columns_that_do_not_travel_and_their_order_make_no_difference(
 
 
 def test_another_database_or_table_is_refused_in_words(contours: list[Contour]) -> None:
-    a, b = contours
     wrong = comparing(contours)
     wrong = wrong.model_copy(
         update={
@@ -156,7 +148,7 @@ def test_another_database_or_table_is_refused_in_words(contours: list[Contour]) 
     with pytest.raises(RefusedError, match=r"compare\.contours\.c is the database of contour b"):
         with open_contours(wrong):
             pass
-    b.run("select remove_table_from_replication('users')")
+    contours[1].run("select remove_table_from_replication('users')")
     (finding,) = converged(comparing(contours), ["users"])
     assert finding.description == "Not known: table users is not set up in contour b"
     away = comparing(contours)

@@ -69,7 +69,7 @@ def test_a_webhook_gets_json_with_a_token(http: HttpReceiver) -> None:
         "contour": "a",
         "alert": "publish_lag",
         "level": "critical",
-        "title": "contour a: publish_lag CRITICAL",
+        "title": "contour a: CRITICAL publish_lag",
         "text": "The oldest event has waited for 40.0 s.",
         "advice": "Read the newest publish run.",
         "began": "2023-11-14T22:13:20+00:00",
@@ -94,7 +94,7 @@ def test_slack_gets_text_and_colour(http: HttpReceiver) -> None:
     receiver(slack={"url": f"{http.url}/services/{SECRET}"}).send(MESSAGE)
     ((path, _, body),) = http.requests
     assert path == f"/services/{SECRET}"
-    assert body["text"] == "contour a: publish_lag CRITICAL"
+    assert body["text"] == "contour a: CRITICAL publish_lag"
     (attachment,) = body["attachments"]
     assert attachment["color"] == "#e01e5a"
     assert "waited for 40.0 s" in attachment["text"]
@@ -120,7 +120,7 @@ def test_an_email_goes_to_all(mail: MailReceiver) -> None:
     ).send(MESSAGE)
     ((recipients, letter),) = mail.mails
     assert recipients == ["one@example.com", "two@example.com"]
-    assert letter["Subject"] == "contour a: publish_lag CRITICAL"
+    assert letter["Subject"] == "contour a: CRITICAL publish_lag"
     assert letter["From"] == "pipeline@example.com"
     assert letter["Message-ID"]
     assert "waited for 40.0 s" in letter.get_content()
@@ -212,7 +212,7 @@ def test_the_log_gets_a_line_by_severity(capsys: pytest.CaptureFixture[str]) -> 
         "alerts",
         "publish_lag",
     )
-    assert first["event"] == "contour a: publish_lag CRITICAL"
+    assert first["event"] == "contour a: CRITICAL publish_lag"
     assert (second["level"], second["event"]) == ("info", "contour a: publish_lag is over")
 
 
