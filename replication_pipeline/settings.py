@@ -498,7 +498,7 @@ class MonitoringSettings(Section):
         default=timedelta(milliseconds=500), description="Between the clocks of two contours."
     )
     check_interval: Duration = Field(
-        default=timedelta(seconds=60),
+        default=timedelta(minutes=5),
         description="How often an unchanged verdict is stored again in the check history.",
     )
     deep_checks_cron: str = Field(

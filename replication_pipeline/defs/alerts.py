@@ -44,7 +44,7 @@ def alert_sensor(
 ) -> dg.SensorResult:
     """One look, its verdicts, and what there is to tell."""
     settings = postgres.settings()
-    contour, now = settings.contour.name, time.time()
+    contour, now = settings.contour.name, round(time.time(), 1)
     logs.configure(settings.logging, contour=contour)
     sight: Sight
     try:
@@ -64,7 +64,7 @@ def alert_sensor(
         skip_reason="; ".join([*troubles, *(untold.message for untold in errors)])
         or "nothing to tell",
         asset_events=[checks.evaluation(finding, contour) for finding in due],
-        cursor=after.write(),
+        cursor=after.write(now=now),
     )
 
 

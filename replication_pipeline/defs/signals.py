@@ -21,6 +21,7 @@ from replication_pipeline.domain.alerts import (
     Receiver,
     Signal,
     follow,
+    forgotten,
     news,
     was_away,
     was_told,
@@ -43,7 +44,7 @@ ADVICE: Final[Mapping[str, str]] = {
     **{str(check): text for check, text in watched.DESCRIPTIONS.items()},
     "apply_lag": watched.APPLY_LAG,
 }
-SAMPLE_EVERY: Final = 15.0
+SAMPLE_EVERY: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,15 @@ class Memory:
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
-    def write(self) -> str:
-        """As the cursor's text."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+    def write(self, *, now: float) -> str:
+        """As the cursor's text. Dagster keeps it with each tick, so what is well is left out."""
+        told = {name for receiver in self.receivers.values() for name in receiver.told}
+        alerts = {
+            name: alert
+            for name, alert in self.alerts.items()
+            if name in told or not forgotten(alert, now=now)
+        }
+        return json.dumps(asdict(replace(self, alerts=alerts)), separators=(",", ":"))
 
 
 def sampled(
@@ -193,9 +200,8 @@ def tell(
                 receiver = was_away(receiver, now=now)
                 break
             receiver = was_told(receiver, name, alert.level)
-        after[sender.name] = replace(
-            receiver, told={n: t for n, t in receiver.told.items() if n in alerts}
-        )
+        told = {name: level for name, level in receiver.told.items() if name in alerts}
+        after[sender.name] = replace(receiver, told=told)
     return after, errors
 
 

@@ -112,6 +112,11 @@ def news(alerts: Mapping[str, Alert], receiver: Receiver, *, now: float) -> Sequ
     return [name for name, alert in alerts.items() if receiver.told.get(name, "ok") != alert.level]
 
 
+def forgotten(alert: Alert, *, now: float) -> bool:
+    """Whether it may be left out of the memory: all is well, and was for long."""
+    return alert.level == "ok" and alert.coming is None and now - alert.since >= MEMORY
+
+
 def was_told(receiver: Receiver, name: str, level: Level) -> Receiver:
     """``receiver`` after it took a message."""
     others = {other: told for other, told in receiver.told.items() if other != name}

@@ -1,5 +1,6 @@
-"""Plain ``dagster dev`` from the repository, given a configuration file: the location loads, the sensor's
-first window publishes, and people are told that there was no publisher before and that one is now."""
+"""Plain ``dagster dev`` from the repository, given a configuration file: the location loads, the first
+window publishes, and a receiver hears that there was no publisher, and that there is one.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ def ask(port: int, query: str) -> Any:
 
 
 @pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as made:
+def receiver() -> Iterator[HttpReceiver]:
+    with http_receiver() as made:
         yield made
 
 
@@ -59,10 +60,9 @@ def test_plain_dagster_dev_loads_publishes_and_tells(
     postgres: EmbeddedPostgres,
     kafka: EmbeddedKafka,
     tmp_path: Path,
-    stack: contextlib.ExitStack,
+    receiver: HttpReceiver,
 ) -> None:
     contour = users[0]
-    receiver = stack.enter_context(http_receiver())
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(REPOSITORY / "dagster.yaml", home)

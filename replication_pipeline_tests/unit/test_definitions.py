@@ -485,6 +485,10 @@ def test_purge_covers_every_asset_and_kind_of_event_without_a_run(
     assert purge.runless_events(instance, "a", older_than=far) == 5
     assert events() == {"a/applied/users": 2, "a/applied/us%": 2, "ab/applied/users": 6}
     assert purge.runless_checks(instance, "a", older_than=far) == 4
+    evaluations = dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    assert len(instance.event_log_storage.get_event_records(evaluations)) == 9 - 4, (
+        "the rows as well"
+    )
     assert purge.runless_checks(instance, "ab", older_than=far) == 2
 
 
