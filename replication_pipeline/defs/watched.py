@@ -147,7 +147,7 @@ def heartbeat(pairs: Sequence[Pair], settings: Settings) -> Finding:
     longest = monitoring.heartbeat_warning.total_seconds()
     metadata: Metadata = {"warning_above": f"{longest:g} s"}
     if not pairs:
-        return Finding("heartbeat", "warning", "No contour was ever heard of here.", metadata)
+        return Finding("heartbeat", "unknown", "No contour was heard of here yet.", metadata)
     metadata["contours"] = _table(
         ("contour", "state", "silent_seconds", "arrived_until_seconds_ago", "clock_ahead_ms"),
         [

@@ -181,7 +181,10 @@ def demo(start: Start) -> RunningDemo:
 def test_sensors_launch_windows_and_evaluate_the_checks(demo: RunningDemo, contour: str) -> None:
     for job in ("publish", "apply"):
         demo.window(contour, job)
-    for check in ("unpublished_count", "publish_lag"):
+    for check in (
+        *("unpublished_count", "publish_lag"),
+        *("error_rate", "parked_events", "heartbeat", "queue_health"),
+    ):
         evaluated = wait_for(
             f"check {check} of contour {contour}",
             partial(demo.evaluations, contour, check),

@@ -260,6 +260,7 @@ def test_services_need_no_superuser_to_look(watcher: Watcher) -> None:
     watcher.config.write_text(text.replace(contour.dsn, dsn), encoding="utf-8")
     assert not watcher.look().queue.sees_everybody
     assert watcher.tick() == "nothing to tell"
+    contour.run("drop role looker")
 
 
 def test_every_check_can_be_executed_on_demand(watcher: Watcher) -> None:
@@ -279,3 +280,41 @@ def test_every_check_can_be_executed_on_demand(watcher: Watcher) -> None:
     assert watcher.history("setup") == [False]
     assert watcher.history("parked_events") == watcher.history("heartbeat") == [True]
     assert watcher.history("apply_lag", "users") == [True]
+
+
+def test_until_when_another_contours_changes_have_arrived(watcher: Watcher) -> None:
+    """By offsets: the newest of its rounds whose ends are read here. By times: each by its own clock,
+    b's being 100 s ahead of the broker's and this one's 7 s.
+    """
+    contour = watcher.contour
+    contour.run(
+        "insert into replication.contours (name, id, incarnation, state, sequence, last_beat, "
+        "last_heard, ahead, clock_ahead) "
+        "select n, i, gen_random_uuid(), 'active', 1, now() - interval '17 seconds', 0, "
+        "array[c::float8], c from (values ('a', 1, 7), ('b', 2, 100), ('c', 3, 0)) v(n, i, c)"
+    )
+    contour.run(
+        "insert into replication.contour_rounds select 'b', o, now(), "
+        "now() - make_interval(secs => age) + interval '93 seconds', '{}', ends "
+        "from (values (10, 300, '{\"users_changes\": [4, 2]}'::jsonb), "
+        '  (11, 200, \'{"users_changes": [5, 3], "not_here": [9]}\'), '
+        "  (12, 100, '{\"users_changes\": [6, 3]}')) r(o, age, ends)"
+    )
+
+    def pairs() -> dict[str, tuple[float, float | None]]:
+        return {
+            pair.contour: (
+                round(pair.silent, -1),
+                None if pair.arrived is None else round(pair.arrived, -1),
+            )
+            for pair in watcher.look().pairs
+        }
+
+    assert pairs() == {"a": (10, None), "b": (10, None), "c": (10, None)}
+    contour.run(
+        "insert into replication.consumer_offsets values ('users_changes', 0, 5, 6), "
+        "('users_changes', 1, 3, 3)"
+    )
+    assert pairs()["b"] == (10, 200)
+    contour.run("update replication.consumer_offsets set next_offset = 6 where partition = 0")
+    assert pairs()["b"] == (10, 100)

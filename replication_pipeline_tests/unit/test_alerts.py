@@ -353,7 +353,7 @@ def test_the_error_rate_is_that_of_the_last_minutes() -> None:
             "error",
             "Fenced: b",
         ),
-        ("heartbeat", replace(HEALTHY, pairs=[]), "warning", "No contour"),
+        ("heartbeat", replace(HEALTHY, pairs=[]), "unknown", "No contour was heard"),
         (
             "queue_health",
             replace(HEALTHY, queue=QueueHealth(2_000_000, 1, 7_300.0, "session 7 of bob", True)),
