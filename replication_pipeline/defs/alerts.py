@@ -12,12 +12,13 @@ succeeded. Windows that fail over and over are told as ``publisher_down`` or ``a
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Final
 
 import dagster as dg
 
 from replication_pipeline import logs
-from replication_pipeline.defs import checks, signals
+from replication_pipeline.defs import checks, deep, signals
 from replication_pipeline.defs.lanes import CONTOUR_TAG
 from replication_pipeline.defs.maintenance import LOCATION_TAG
 from replication_pipeline.defs.resources import AlertsResource, PostgresResource
@@ -28,6 +29,7 @@ from replication_pipeline.domain.alerts import Alert
 from replication_pipeline.domain.errors import ReplicationError
 from replication_pipeline.notify import Message, Receiver
 
+DEEP_EVERY: Final = 60.0  # seconds between looks at what the deep checks' runs said
 ATTEMPTS: Final = 3
 PAUSE: Final = 2.0  # seconds
 RUNS_READ: Final = 50
@@ -51,14 +53,18 @@ def alert_sensor(
         sight = postgres.watch()
     except ReplicationError as error:  # a fatal one is an alert as well
         sight = error
-    memory, found = signals.look(sight, signals.Memory.read(context.cursor), settings, now=now)
+    memory = signals.Memory.read(context.cursor)
+    if now - memory.deep_at >= DEEP_EVERY:
+        said = deep.last_verdicts(context.instance, settings)
+        memory = replace(memory, deep=said, deep_at=now)
+    memory, found = signals.look(sight, memory, settings, now=now)
     due, stored = signals.verdicts(found, memory, now=now, settings=settings)
     receivers, errors = signals.tell(
         contour, memory.alerts, memory.receivers, alerts.receivers(), now=now
     )
     for untold in errors:
         logs.get_logger("alerts").error("not told", error=untold.message, remedy=untold.remedy)
-    after = signals.Memory(stored, memory.samples, memory.alerts, receivers)
+    after = replace(memory, verdicts=stored, receivers=receivers)
     troubles = [_words(name, alert, now) for name, alert in memory.alerts.items() if _stands(alert)]
     return dg.SensorResult(
         skip_reason="; ".join([*troubles, *(untold.message for untold in errors)])

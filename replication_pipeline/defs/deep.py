@@ -17,6 +17,7 @@ from replication_pipeline.defs.checks import Finding, Metadata, asset_of, result
 from replication_pipeline.defs.lanes import CONTOUR_TAG, MAX_RUNTIME_TAG
 from replication_pipeline.defs.maintenance import schedule
 from replication_pipeline.defs.resources import PostgresResource
+from replication_pipeline.domain.alerts import RANK, Level
 from replication_pipeline.domain.errors import RefusedError, ReplicationError
 from replication_pipeline.settings import Settings
 
@@ -73,7 +74,7 @@ def setup(postgres: PostgresResource) -> Finding:
     columns = [dg.TableColumn(name) for name in ("about", "severity", "finding", "remedy")]
     return Finding(
         "setup",
-        "error" if mend else "ok",
+        "warning" if mend else "ok",
         f"{len(mend)} things to mend: {mend[0].message}." if mend else "Nothing is to be mended.",
         {"findings": dg.MetadataValue.table(rows, schema=dg.TableSchema(columns=columns))},
     )
@@ -146,6 +147,39 @@ def judged(comparison: "Comparison", table: str, settings: Settings) -> Finding:
 
 def _not_known(error: ReplicationError, table: str) -> Finding:
     return Finding("convergence", "unknown", f"Not known: {error.message}", {}, table)
+
+
+def last_verdicts(instance: dg.DagsterInstance, settings: Settings) -> dict[str, tuple[Level, str]]:
+    """What the last finished runs of the deep checks said, by check; those that had none are absent.
+
+    A table that could not be compared is a warning: nobody else would tell for a day.
+    """
+    from dagster._core.storage.asset_check_execution_record import (
+        COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES as FINISHED,
+    )
+
+    contour = settings.contour.name
+    tables = settings.tables if settings.compare.contours else ()
+    about: list[tuple[str, str | None]] = [("setup", None), *(("convergence", t) for t in tables)]
+    said: dict[str, list[tuple[Level, str]]] = {}
+    for check, table in about:
+        records = instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(asset_of(contour, table), check), limit=1, status=FINISHED
+        )
+        for evaluation in [record.evaluation for record in records if record.evaluation]:
+            level: Level = "ok"
+            if not evaluation.passed:
+                error = evaluation.severity is dg.AssetCheckSeverity.ERROR
+                level = "critical" if error else "warning"
+            text = f"{table}: {evaluation.description}" if table else str(evaluation.description)
+            said.setdefault(check, []).append((level, text))
+    return {
+        check: (
+            max((level for level, _ in each), key=lambda level: RANK[level]),
+            " ".join(text for level, text in each if level != "ok") or each[0][1],
+        )
+        for check, each in said.items()
+    }
 
 
 def deep_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from replication_pipeline.defs import checks, watched
+from replication_pipeline.defs import checks, deep, watched
 from replication_pipeline.defs.checks import Finding
 from replication_pipeline.defs.watched import Refusals, Sight
 from replication_pipeline.domain.alerts import (
@@ -43,18 +43,24 @@ ADVICE: Final[Mapping[str, str]] = {
     **{str(check): text for check, text in checks.DESCRIPTIONS.items()},
     **{str(check): text for check, text in watched.DESCRIPTIONS.items()},
     "apply_lag": watched.APPLY_LAG,
+    "setup": deep.SETUP,
+    "convergence": deep.CONVERGENCE,
 }
 SAMPLE_EVERY: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Verdicts stored, counters seen (time, processed, failed), alerts, what receivers know."""
+    """Verdicts stored, counters seen (time, processed, failed), alerts, what receivers know; and what
+    the last runs of the deep checks said, as of ``deep_at``.
+    """
 
     verdicts: checks.Stored = field(default_factory=dict)
     samples: Sequence[tuple[float, int, int]] = ()
     alerts: Mapping[str, Alert] = field(default_factory=dict)
     receivers: Mapping[str, Receiver] = field(default_factory=dict)
+    deep: Mapping[str, tuple[Level, str]] = field(default_factory=dict)
+    deep_at: float = 0.0
 
     @classmethod
     def read(cls, cursor: str | None) -> Memory:
@@ -66,6 +72,8 @@ class Memory:
                 [(float(at), int(done), int(failed)) for at, done, failed in saved["samples"]],
                 {name: Alert(**alert) for name, alert in saved["alerts"].items()},
                 {name: Receiver(**known) for name, known in saved["receivers"].items()},
+                {name: (level, text) for name, (level, text) in saved["deep"].items()},
+                float(saved["deep_at"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
@@ -232,9 +240,14 @@ def look(
     backlog = sight.status if isinstance(sight, Watch) else sight
     cheap = watched.findings(sight, settings, refusals)
     found = [*checks.findings(backlog, settings.monitoring), *cheap]
+    deeper = {
+        name: Signal(level, text, ADVICE[name])
+        for name, (level, text) in memory.deep.items()
+        if name not in settings.monitoring.alerts_off
+    }
     alerts = followed(
         memory.alerts,
-        signals(sight, found, settings),
+        signals(sight, found, settings) | deeper,
         now=now,
         clear_after=settings.monitoring.alert_clear_after.total_seconds(),
     )

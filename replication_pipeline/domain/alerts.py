@@ -26,6 +26,8 @@ AlertName = Literal[
     "apply_lag",
     "heartbeat",
     "queue_health",
+    "setup",
+    "convergence",
     "publisher_down",
     "applier_down",
     "contour_unknown",

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from replication_pipeline import definitions
-from replication_pipeline.defs.deep import converged
+from replication_pipeline.defs.deep import converged, last_verdicts
 from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.embedded import EmbeddedKafka
 from replication_pipeline.postgres.comparison import Comparison, compare_table, open_contours
@@ -179,20 +179,25 @@ def test_the_job_that_the_schedule_runs(
                 "postgres": {"dsn": contours[0].dsn},
                 "kafka": {"bootstrap_servers": "unused:1"},
                 "tables": ["users"],
-                "compare": {"contours": {"b": {"dsn": contours[1].dsn}}},
+                "compare": {"contours": {"b": {"dsn": contours[1].dsn}}, "patience": 0},
             }
         ),
         encoding="utf-8",
     )
     monkeypatch.setenv("REPLICATION_CONFIG", str(config))
-    loaded = definitions.build(load_settings())
+    settings = load_settings()
+    job = definitions.build(settings).get_repository_def().get_job("check_convergence")
     with dg.DagsterInstance.ephemeral() as instance:
-        done = (
-            loaded.get_repository_def()
-            .get_job("check_convergence")
-            .execute_in_process(instance=instance)
-        )
-        (evaluation,) = done.get_asset_check_evaluations()
-    assert done.success
-    assert evaluation.passed
-    assert evaluation.description == "All 0 rows are equal in a, b."
+
+        def verdict() -> tuple[str, str]:
+            assert job.execute_in_process(instance=instance).success
+            return last_verdicts(instance, settings)["convergence"]
+
+        assert last_verdicts(instance, settings) == {}
+        assert verdict() == ("ok", "users: All 0 rows are equal in a, b.")
+        contours[0].run("insert into users (id) values (1)")
+        level, text = verdict()
+        assert level == "warning"
+        assert text.startswith("users: Not known: rows differ")
+        monkeypatch.setattr("replication_pipeline.postgres.comparison._settled", lambda *_: True)
+        assert verdict() == ("critical", "users: 1 of 1 rows differ.")

@@ -263,8 +263,12 @@ def test_services_need_no_superuser_to_look(watcher: Watcher) -> None:
     contour.run("drop role looker")
 
 
-def test_every_check_can_be_executed_on_demand(watcher: Watcher) -> None:
-    """In a real run of the instance."""
+def test_every_check_can_be_executed_on_demand_and_deep_ones_are_told(
+    watcher: Watcher, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In real runs of the instance."""
+    monkeypatch.setattr("replication_pipeline.defs.alerts.DEEP_EVERY", 0.0)
+    watcher.configure(receiver)
     settings = load_settings(watcher.config)
     watcher.contour.run(
         "update replication.workers set processed = 95, failed = 5 where role = 'publisher'"
@@ -275,11 +279,22 @@ def test_every_check_can_be_executed_on_demand(watcher: Watcher) -> None:
         resources={"postgres": watcher.postgres},
     )
     job = loaded.resolve_implicit_global_asset_job_def()
+    watcher.tick()
+    assert "setup warning" not in told(receiver), "nobody has looked yet"
     assert job.execute_in_process(instance=watcher.instance).success
-    assert watcher.history("error_rate") == [False]
+    assert watcher.history("error_rate")[-1] is False
     assert watcher.history("setup") == [False]
-    assert watcher.history("parked_events") == watcher.history("heartbeat") == [True]
-    assert watcher.history("apply_lag", "users") == [True]
+    assert watcher.history("parked_events")[-1] is watcher.history("heartbeat")[-1] is True
+    assert watcher.history("apply_lag", "users")[-1] is True
+    watcher.tick()
+    watcher.contour.run("alter table users enable trigger replication_capture_insert")
+    watcher.tick()
+    assert job.execute_in_process(instance=watcher.instance).success
+    watcher.tick()
+    watcher.tick()
+    messages = [body for body in receiver.bodies if body["alert"] == "setup"]
+    assert [body["level"] for body in messages] == ["warning", "ok"]
+    assert "replication_capture_insert of users" in messages[0]["text"]
 
 
 def test_until_when_another_contours_changes_have_arrived(watcher: Watcher) -> None:

@@ -264,6 +264,7 @@ def test_a_receiver_that_comes_back_after_an_hour_is_told_that_it_is_over(
 
     ticks(settings, sights(), recorder)
     assert recorder.titles == ["publish_lag critical", "publish_lag ok"]
+    assert recorder.told[0].id == recorder.told[1].id
 
 
 def test_a_receiver_that_is_away_is_tried_less_and_less(settings: Settings) -> None:
@@ -294,6 +295,8 @@ def test_the_memory_survives_its_cursor(settings: Settings) -> None:
         samples=[(1.0, 2, 3)],
         alerts={"publish_lag": Alert("warning", "text", "advice", 1.0, 1.0, "ok", 4.0, 2)},
         receivers={"log": Receiver({"publish_lag": "warning"}, 2, 9.0)},
+        deep={"setup": ("warning", "text")},
+        deep_at=7.0,
     )
     assert signals.Memory.read(memory.write(now=10.0)) == memory
 
