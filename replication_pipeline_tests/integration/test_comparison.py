@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -74,11 +75,11 @@ def test_rows_under_way_are_not_reported_and_rows_that_differ_are(alive: list[Co
 
     def write(contour: Contour) -> None:
         with contour.session(autocommit=True) as session:
-            while not stop.is_set():
-                session.execute(
-                    "update users set name = md5(random()::text) where id in (%s, 7, 8, 9)",
-                    (100 + contour.settings.contour.id,),
-                )
+            for key in itertools.cycle((7, 8, 9, 100 + contour.settings.contour.id)):
+                # One row at a time: a writer of several may fall into a deadlock with the applier.
+                session.execute("update users set name = md5(random()::text) where id = %s", [key])
+                if stop.is_set():
+                    return
 
     writers = [threading.Thread(target=write, args=(contour,)) for contour in alive]
     for writer in writers:
