@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import getpass
 import json
-import re
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from replication_pipeline import logs
-from replication_pipeline.domain.errors import ConfigurationError
-from replication_pipeline.settings import CONFIG_VARIABLE, Duration, Settings, load_settings
-
-_DURATION: Final = re.compile(r"[\d.]+\s*[a-z]+", re.IGNORECASE)
+from replication_pipeline.settings import CONFIG_VARIABLE, Settings, load_settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -35,43 +29,9 @@ def configured(config: Path | None) -> Settings:
     return settings
 
 
-def moment(text: str | None, option: str) -> datetime | None:
-    """A moment with its zone, or so long ago."""
-    if text is None:
-        return None
-    try:
-        if _DURATION.fullmatch(text.strip()):
-            return datetime.now(UTC) - TypeAdapter(Duration).validate_python(text)
-        found = datetime.fromisoformat(text)
-    except (ValueError, ValidationError, OverflowError):
-        found = None
-    if found is None or found.tzinfo is None:
-        what = "has no zone" if found else "is no time"
-        raise ConfigurationError(
-            f"{option} {text} {what}",
-            remedy="write how long ago, 30min, 2h or 7d, or a time with its zone, "
-            "2026-11-22T10:00:00Z or 2026-11-22T10:00+01:00",
-        )
-    return found
-
-
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(json.dumps(value, default=str))
-
-
-def key_option(text: str) -> str:
-    """A key as it is on Kafka, as text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ConfigurationError(
-            "--key is no JSON object",
-            remedy="""write the key as it is on Kafka, in quotes of the shell: --key '{"id":1}'""",
-        )
-    return text
 
 
 def who() -> str:

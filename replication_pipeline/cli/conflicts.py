@@ -14,13 +14,12 @@ from replication_pipeline.cli.common import (
     ConfigOption,
     JsonOption,
     configured,
-    key_option,
-    moment,
     print_json,
     printable,
     who,
 )
 from replication_pipeline.domain.errors import ConfigurationError
+from replication_pipeline.inputs import key_object, moment
 from replication_pipeline.postgres.conflicts import (
     Conflict,
     Image,
@@ -74,7 +73,7 @@ def list_(
             connection,
             limit=limit,
             table=table,
-            key=key_option(key) if key else None,
+            key=key_object(key, "--key") if key else None,
             since=moment(since, "--since"),
             open_only=open_only,
         )

@@ -20,7 +20,7 @@ from replication_pipeline.cli.parked_view import (
     plain,
 )
 from replication_pipeline.domain.errors import ConfigurationError, RefusedError
-from replication_pipeline.postgres.connection import connect
+from replication_pipeline.postgres.connection import connect, patient
 from replication_pipeline.postgres.parked import (
     SIDES,
     ParkedEvent,
@@ -146,7 +146,7 @@ def retry(
     config: ConfigOption = None,
 ) -> None:
     """Try parked events again, with all attempts before them."""
-    settings = _patient(configured(config))
+    settings = patient(configured(config))
     with connect(settings, application_name="replicator_parked") as connection:
         chosen = _chosen(
             connection, settings, ids, side, table=table, reason=reason, everything=everything
@@ -189,7 +189,7 @@ def discard(
     """
     if not because.strip():
         raise ConfigurationError("--because is empty", remedy="say why, for those who ask later")
-    settings = _patient(configured(config))
+    settings = patient(configured(config))
     with connect(settings, application_name="replicator_parked") as connection:
         chosen = _chosen(
             connection, settings, ids, side, table=table, reason=reason, everything=everything
@@ -277,10 +277,3 @@ def _confirm(chosen: Sequence[ParkedEvent]) -> None:
         typer.echo(f"… and {len(chosen) - 20:,} more", err=True)
     plural = "this event" if len(chosen) == 1 else f"these {len(chosen):,} events"
     typer.confirm(f"Discard {plural} for good?", abort=True, err=True)
-
-
-def _patient(settings: Settings) -> Settings:
-    """A publisher holds its shards for as long as Kafka may take to answer."""
-    patience = settings.postgres.lock_timeout + settings.kafka.delivery_timeout
-    postgres = settings.postgres.model_copy(update={"lock_timeout": patience})
-    return settings.model_copy(update={"postgres": postgres})

@@ -15,34 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from replication_pipeline.cli.common import printable
+from replication_pipeline.domain.parked import HINTS
 from replication_pipeline.postgres.parked import BackingOff, ParkedEvent
 
 KEY_SHOWN: Final = 60  # characters of a key in the list
 LINES_SHOWN: Final = 40  # of an image
 LINE_SHOWN: Final = 400  # characters of one of them
-
-# What an operator may do about a reason; other refusals of Kafka have no better hint than their text.
-HINTS: Final = {
-    "MSG_SIZE_TOO_LARGE": "raise kafka.max_message_bytes and the topic's max.message.bytes, then retry",
-    "UNKNOWN_TOPIC_OR_PART": "make the topic (replication-pipeline setup-table), then retry",
-    "_UNKNOWN_TOPIC": "make the topic (replication-pipeline setup-table), then retry",
-    "_UNKNOWN_PARTITION": "make the topic (replication-pipeline setup-table), then retry",
-    "TOPIC_AUTHORIZATION_FAILED": "allow this contour's Kafka user to write to the topic, then retry",
-    "too_large": "there is nothing to send: write a smaller row, then discard this event",
-    "missing_parent": "tried by itself whenever rows come; look why the parent is missing",
-    "referenced": "tried by itself whenever rows go; look which children are still there",
-    "clock_skew": "tried by itself; look at the clock of the contour that wrote it",
-    "unknown_column": "make the table's columns equal; tried by itself",
-    "missing_table": "set the table up here: replication-pipeline setup-table; tried by itself",
-    "unknown_table": "configure and set up the table here; tried by itself",
-    "unique_conflict": "another row has this value; change that one, tried by itself",
-    "displaced": "a newer row has this value; change one of them, tried by itself",
-    "constraint": "the table's own rules refuse it; tried by itself",
-    "bad_value": "a value does not fit the column's type here; tried by itself",
-    "fenced_contour": "tried by itself once that contour is admitted (contours admit)",
-    "too_old": "as old as a delete forgotten here: write the row again where it came from, or discard",
-    "malformed": "no event of this pipeline: find who wrote it to the topic, then discard it",
-}
 
 
 def plain(event: ParkedEvent) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from replication_pipeline.cli.common import (
     ConfigOption,
     JsonOption,
     configured,
-    moment,
     print_json,
 )
 from replication_pipeline.cli.progress import Bar
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.model import MILLISECOND, BatchResult, WindowTotals
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
+from replication_pipeline.inputs import moment
 from replication_pipeline.observe import ReplayLog
 
 

@@ -12,8 +12,6 @@ from replication_pipeline.cli.common import (
     ConfigOption,
     JsonOption,
     configured,
-    key_option,
-    moment,
     print_json,
 )
 from replication_pipeline.cli.progress import Bar
@@ -21,6 +19,7 @@ from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.model import MILLISECOND
 from replication_pipeline.engine.republish import Plan, Selection, Totals
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
+from replication_pipeline.inputs import key_object, moment
 from replication_pipeline.observe import RepublishLog
 from replication_pipeline.settings import Settings
 
@@ -73,7 +72,7 @@ def republish(
         since=moment(since, "--since"),
         until=moment(until, "--until"),
         tables=tuple(table) if table else None,
-        keys=tuple(key_option(each) for each in key) if key else None,
+        keys=tuple(key_object(each, "--key") for each in key) if key else None,
         from_id=from_id,
     )
     if selection.since and selection.until and selection.since >= selection.until:

@@ -121,6 +121,13 @@ def is_shared(connection: psycopg.Connection) -> bool:
     return row is None or row[0] != connection.info.backend_pid
 
 
+def patient(settings: Settings) -> Settings:
+    """For whoever locks shards: a publisher holds them for as long as Kafka may take to answer."""
+    patience = settings.postgres.lock_timeout + settings.kafka.delivery_timeout
+    postgres = settings.postgres.model_copy(update={"lock_timeout": patience})
+    return settings.model_copy(update={"postgres": postgres})
+
+
 def pin_plans(connection: psycopg.Connection, *settings: str) -> None:
     """Switch planner settings off for this session, where tables change too fast for statistics."""
     for setting in settings:

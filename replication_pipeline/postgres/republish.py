@@ -29,7 +29,7 @@ from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import ClaimedEvent
 from replication_pipeline.engine.republish import KeyRange, Page, Plan, Selection, TablePlan
 from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.connection import pin_plans
+from replication_pipeline.postgres.connection import patient, pin_plans
 from replication_pipeline.postgres.event_heads import read_heads
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.outbox import SHARDS
@@ -61,11 +61,7 @@ class PostgresArchive:
     _held: int | None = field(default=None)
 
     def __post_init__(self) -> None:
-        # A publisher holds its shards for as long as Kafka may take to answer.
-        patience = self.settings.postgres.lock_timeout + self.settings.kafka.delivery_timeout
-        postgres = self.settings.postgres.model_copy(update={"lock_timeout": patience})
-        patient = self.settings.model_copy(update={"postgres": postgres})
-        self._session = Session(patient, application_name="replicator_republisher")
+        self._session = Session(patient(self.settings), application_name="replicator_republisher")
 
     def plan(self, selection: Selection) -> Plan:
         """Note keys and rows. The statements may take as long as they need."""
