@@ -8,6 +8,7 @@ Values are parsed once, here; nothing else reads the environment. It opens no co
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +41,7 @@ from replication_pipeline.domain.version import MAX_CONTOUR_ID
 CONFIG_VARIABLE: Final = "REPLICATION_CONFIG"
 ENV_PREFIX: Final = "REPLICATION__"
 MOST_LANES: Final = 8
+_OWNER: Final = re.compile(r"team:.+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -518,11 +520,35 @@ class MonitoringSettings(Section):
     webhook: WebhookSettings | None = Field(default=None, description="Alerts as JSON by POST.")
     email: EmailSettings | None = Field(default=None, description="Alerts by e-mail.")
     slack: SlackSettings | None = Field(default=None, description="Alerts in Slack.")
+    observe_interval: Duration = Field(
+        default=timedelta(minutes=5),
+        description="How often Dagster's asset pages get new numbers; less often with many tables.",
+    )
+    stalled_after: Duration = Field(
+        default=timedelta(minutes=5),
+        description="Events that wait or are parked for longer show in Dagster, with their hours.",
+    )
+    owners: list[str] = Field(
+        default=["team:replication"],
+        description="Owners of the assets in Dagster: team:name, or an e-mail address.",
+    )
+    runbook_url: str | None = Field(
+        default=None, description="Where people find docs/operate.md; linked from the assets."
+    )
+    topic_url: str | None = Field(
+        default=None, description="A topic's page in a Kafka console, with {topic} in it."
+    )
+    table_url: str | None = Field(
+        default=None, description="A table's page in a database console, with {table} in it."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> MonitoringSettings:
         if self.lag_warning > self.lag_critical:
             raise ValueError("lag_warning is greater than lag_critical; lower the first")
+        for owner in self.owners:
+            if not _OWNER.fullmatch(owner):
+                raise ValueError(f"{owner!r} is no owner; write team:name or an e-mail address")
         return self
 
 

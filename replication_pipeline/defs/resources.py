@@ -58,11 +58,14 @@ class PostgresResource(ContourResource):
         return runtime.open_inbox(self.settings(), instance)
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection]:
-        """One connection that commits each statement. ``TransientError`` when there is none."""
+    def connection(self, settings: Settings | None = None) -> Iterator[psycopg.Connection]:
+        """One connection that commits each statement; with other timeouts, if ``settings`` say so.
+        ``TransientError`` when there is none.
+        """
         from replication_pipeline.postgres.connection import connect
 
-        with closing(connect(self.settings(), application_name="replicator_dagster")) as session:
+        chosen = settings or self.settings()
+        with closing(connect(chosen, application_name="replicator_dagster")) as session:
             yield session
 
     def status(self) -> ContourStatus:
