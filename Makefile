@@ -57,8 +57,8 @@ format: $(STAMP)  ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-snapshot: $(STAMP)  ## Write sql/schema.snapshot.sql anew
-	UPDATE_SNAPSHOT=1 $(BIN)/pytest -q -k test_the_schema_is_what_the_snapshot_says
+snapshot: $(STAMP)  ## Write sql/schema.snapshot.sql and the text of the Dagster definitions anew
+	UPDATE_SNAPSHOT=1 $(BIN)/pytest -q -k "is_what_the_snapshot_says or are_what_the_snapshot_says"
 
 lock: $(STAMP)  ## Resolve the dependencies again and write requirements.lock
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -43,7 +43,7 @@ class RepublishConfig(dg.Config):
     since: str | None = Field(default=None, description=f"Published at or after: {TIME}.")
     until: str | None = Field(default=None, description="Published before. Empty: now.")
     tables: list[str] = Field(default=[], description="Only of these tables. Empty: of all.")
-    keys: list[str] = Field(
+    record_keys: list[str] = Field(
         default=[], description="""Only of these keys, as they are on Kafka: {"id":1}"""
     )
     everything: bool = Field(
@@ -105,16 +105,16 @@ def republish_events(
 
     settings = postgres.settings()
     with orderly(context, settings, LONG) as stop:
-        if not (config.since or config.until or config.tables or config.keys or config.everything):
+        if not (config.since or config.until or config.tables or config.record_keys or config.everything):
             raise ConfigurationError(
                 "which events? Nothing is chosen",
-                remedy="give since, until, tables, keys or everything",
+                remedy="give since, until, tables, record_keys or everything",
             )
         selection = Selection(
             since=moment(config.since, "since"),
             until=moment(config.until, "until"),
             tables=tuple(config.tables) or None,
-            keys=tuple(key_object(key, "keys") for key in config.keys) or None,
+            keys=tuple(key_object(key, "record_keys") for key in config.record_keys) or None,
             from_id=config.from_id,
         )
         if selection.since and selection.until and selection.since >= selection.until:
@@ -186,7 +186,7 @@ def form_jobs(settings: Settings) -> list[dg.JobDefinition]:
             description=description,
             executor_def=dg.in_process_executor,  # the op is on the main thread, where signals go
             tags=tags_of(settings, longest),
-            config=dg.RunConfig(ops={op.name: config}) if config else None,
+            config=dg.RunConfig(ops={op.name: config} if config else {}),
         )
         def form_job() -> None:
             op()

@@ -73,7 +73,10 @@ def parked_asset(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=parked_key(contour),
-        deps=[queue_key(contour), *(applied_key(contour, name) for name in settings.tables)],
+        deps=[
+            dg.AssetDep(queue_key(contour), partition_mapping=dg.AllPartitionMapping()),
+            *(applied_key(contour, name) for name in settings.tables),
+        ],
         description="Events that could not be published or applied, and wait. Each partition is a "
         "side and a reason, and is here as long as an event is parked for it. Materialize one to "
         "retry its events; to discard them, use the job `parked`. Its last run lists them.",
