@@ -38,6 +38,7 @@ MOST_HOURS: Final = 200  # turned green on one tick
 SETTLED: Final = timedelta(minutes=1)  # after an hour's end its last transactions have committed
 REDDEN_AGAIN: Final = timedelta(days=7)  # cleanup deletes old runs, and the colour with them
 VERDICT_TAG: Final = "verdict"
+PARTITION: Final = "dagster/partition"
 RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
@@ -226,36 +227,32 @@ def list_reasons(
         changes.append(partitions.build_delete_request(gone))
     key = parked_key(contour)
     config = parked.ParkedConfig(action=parked.Action.LOOK)
-    requests = [
-        dg.RunRequest(
-            asset_selection=[key],
-            partition_key=reason,
-            run_config=dg.RunConfig(ops={key.to_python_identifier(): config}),
-            tags={**tags_of(settings), VERDICT_TAG: "parked"},
-        )
-        for reason in come
-    ]
-    return Listed(changes, requests)
+    return Listed(changes, [_look(settings, key, config, "parked", each, each) for each in come])
 
 
 def red_hours(
     settings: Settings, stretches: Iterable[tuple[datetime, datetime]]
 ) -> Sequence[dg.RunRequest]:
     """A run for each stretch, which looks and fails."""
-    key = queue_key(settings.contour.name)
-    config = dg.RunConfig(ops={key.to_python_identifier(): BackfillConfig(only_look=True)})
+    key, config = queue_key(settings.contour.name), BackfillConfig(only_look=True)
     return [
-        dg.RunRequest(
-            asset_selection=[key],
-            run_config=config,
-            tags={
-                **tags_of(settings),
-                VERDICT_TAG: "stalled",
-                **dict(zip(RANGE, (hours.key_of(first), hours.key_of(last)), strict=True)),
-            },
-        )
+        _look(settings, key, config, "stalled", hours.key_of(first), hours.key_of(last))
         for first, last in stretches
     ]
+
+
+def _look(  # noqa: PLR0917
+    settings: Settings, key: dg.AssetKey, config: dg.Config, verdict: str, first: str, last: str
+) -> dg.RunRequest:
+    """Partitions as tags: Dagster checks a ``partition_key`` before this tick's new ones are there."""
+    partitions = (
+        {PARTITION: first} if first == last else dict(zip(RANGE, (first, last), strict=True))
+    )
+    return dg.RunRequest(
+        asset_selection=[key],
+        run_config=dg.RunConfig(ops={key.to_python_identifier(): config}),
+        tags={**tags_of(settings), VERDICT_TAG: verdict, **partitions},
+    )
 
 
 def _numbers(hour: Hour) -> Mapping[str, float]:

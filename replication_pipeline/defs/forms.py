@@ -105,7 +105,9 @@ def republish_events(
 
     settings = postgres.settings()
     with orderly(context, settings, LONG) as stop:
-        if not (config.since or config.until or config.tables or config.record_keys or config.everything):
+        if not (
+            config.since or config.until or config.tables or config.record_keys or config.everything
+        ):
             raise ConfigurationError(
                 "which events? Nothing is chosen",
                 remedy="give since, until, tables, record_keys or everything",

@@ -194,7 +194,7 @@ def _discard(run: Sending, events: "Sequence[ParkedEvent]", because: str) -> Non
     from replication_pipeline.postgres.connection import patient
     from replication_pipeline.postgres.parked import SIDES, discard_parked
 
-    who = f" (Dagster run {run.context.run_id})"
+    who = f" (Dagster run {run.context.run.run_id})"
     with run.postgres.connection(patient(run.settings)) as connection:
         for side in SIDES:
             ids = [event.id for event in events if event.side == side]

@@ -49,13 +49,13 @@ def orderly(
     ``DagsterExecutionInterruptedError`` after *Terminate*.
     """
     logs.configure(settings.logging, contour=settings.contour.name)
-    context.instance.add_run_tags(context.run_id, tags_of(settings, longest))
+    context.instance.add_run_tags(context.run.run_id, tags_of(settings, longest))
     try:
         with stop_on_signals(StopToken()) as stop:
             yield stop
     except ReplicationError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
-    run = context.instance.get_run_by_id(context.run_id) if stop else None
+    run = context.instance.get_run_by_id(context.run.run_id) if stop else None
     if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
         raise dg.DagsterExecutionInterruptedError(f"ended in good order on {stop.reason}")
 
