@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from replication_pipeline.postgres.stalled import Span, Waiting
 
 PATIENCE: Final = 120.0  # seconds
+MOST_TOLD: Final = 50  # hours that get a table of their own
 
 
 class BackfillConfig(dg.Config):
@@ -212,6 +213,10 @@ def _tell(
         return
     for hour in done:
         context.log_event(dg.AssetMaterialization(key, partition=hour, metadata=figures[hour]))
+    for hour in [name for name in chosen.keys if name not in done][:MOST_TOLD]:
+        left = [each for each in after if hours.key_of(each.hour) == hour]
+        told: dict[str, Any] = {**figures[hour], "what_is_left": what_is_left(left)}
+        context.log_event(dg.AssetObservation(key, partition=hour, metadata=told))
     raise dg.Failure(
         description=_complaint(chosen, done, after),
         metadata={**metadata, "what_is_left": what_is_left(after)},

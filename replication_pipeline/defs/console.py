@@ -250,6 +250,7 @@ def _look(  # noqa: PLR0917
     )
     return dg.RunRequest(
         asset_selection=[key],
+        asset_check_keys=[],  # the checks' last results stand; a step before them that fails hides them
         run_config=dg.RunConfig(ops={key.to_python_identifier(): config}),
         tags={**tags_of(settings), VERDICT_TAG: verdict, **partitions},
     )

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 from pydantic import Field
@@ -237,6 +237,10 @@ def _tell(
         return
     for name in free:
         context.log_event(dg.AssetMaterialization(key, partition=name))
+    for name in sorted(parked_here):
+        events = [each for each in left if key_of(each.side, each.reason) == name]
+        told: dict[str, Any] = {"parked_events": len(events), "events": listing(events)}
+        context.log_event(dg.AssetObservation(key, partition=name, metadata=told))
     reasons = "; ".join(sorted(parked_here))
     hint = next((HINTS[e.reason] for e in left if e.reason in HINTS), "")
     raise dg.Failure(

@@ -92,11 +92,7 @@ class Console:
                 instance=self.instance,
                 run_config=given,
                 raise_on_error=False,
-                **(
-                    {"partition_key": partitions[0]}  # type: ignore[arg-type]
-                    if len(partitions) == 1
-                    else {"tags": tags}
-                ),
+                **({"partition_key": partitions[0]} if len(partitions) == 1 else {"tags": tags}),
             )
 
     def backfill(self, *hours: datetime, **config: Any) -> dg.ExecuteInProcessResult:
@@ -143,13 +139,13 @@ class Console:
             self.instance.report_runless_asset_event(event)
         runs = []
         for request in data.run_requests or ():
-            (key,) = request.asset_selection or ()
-            config = request.run_config["ops"][key.to_python_identifier()]["config"]
+            (asset,) = [dg.AssetKey.from_coercible(e) for e in request.asset_selection or ()]
+            config = request.run_config["ops"][asset.to_python_identifier()]["config"]
             names = [request.tags[tag] for tag in (PARTITION, *RANGE) if tag in request.tags]
-            runs.append(self.materialize(key, *names, **config))
+            runs.append(self.materialize(asset, *names, **config))
         return Tick(data, data.cursor, runs)
 
-    def colours(self, key: dg.AssetKey) -> Mapping[str, str]:
+    def colours(self, key: dg.AssetKey) -> dict[str, str]:
         """What the UI shows of each partition: ``MATERIALIZED``, ``FAILED``. Grey ones are left out."""
         partitions = self.defs.resolve_asset_graph().get(key).partitions_def
         assert partitions is not None

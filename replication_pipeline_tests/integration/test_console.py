@@ -87,9 +87,9 @@ def unpublished(contour: Contour) -> list[str]:
 def said(result: dg.ExecuteInProcessResult) -> str:
     """Why the step failed, as the run page shows it."""
     ((failure,),) = [[e for e in result.all_events if e.is_step_failure]]
-    text = failure.step_failure_data.user_failure_data.description
-    assert text
-    return text
+    told = failure.step_failure_data.user_failure_data
+    assert told is not None, failure.step_failure_data.error_display_string
+    return told.description or ""
 
 
 def shown(result: dg.ExecuteInProcessResult, name: str) -> str:
