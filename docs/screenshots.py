@@ -40,6 +40,7 @@ def checks(page: Page, address: str) -> None:
 def window(page: Page, address: str) -> None:
     page.goto(f"{address}/assets/a/replication_queue?view=overview")
     page.get_by_text("Plots", exact=True).click(timeout=WAIT)
+    page.get_by_text("Events", exact=True).last.click(timeout=WAIT)  # not by partition
     page.get_by_text("lag_ms_p95").first.wait_for(timeout=WAIT)
 
 

@@ -95,6 +95,13 @@ def assets(settings: Settings) -> Sequence[dg.AssetSpec]:
     return specs
 
 
+def all_keys(settings: Settings) -> Sequence[dg.AssetKey]:
+    """Every asset that this contour's location declares."""
+    contour = settings.contour.name
+    external = [spec.key for spec in assets(settings)]
+    return [*external, queue_key(contour), parked_key(contour)]
+
+
 def topic_of(settings: Settings, table: str) -> str:
     """The topic of a table."""
     return topic_for(table, prefix=settings.kafka.topic_prefix)

@@ -248,14 +248,15 @@ def _figures(
 
 def _complaint(chosen: Hours, done: Sequence[str], after: "Sequence[Waiting]") -> str:
     left = len(chosen.keys) - len(done)
-    which = "this hour is" if len(chosen.keys) == 1 else f"{left} of {len(chosen.keys)} hours are"
+    which = "this hour" if len(chosen.keys) == 1 else f"{left} of {len(chosen.keys)} hours"
     reasons = Counter[str]()
     for each in after:
         reasons[each.reason or each.state] += each.events
     told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     hint = next((HINTS[reason] for reason, _ in reasons.most_common() if reason in HINTS), "")
+    total = sum(reasons.values())
     return (
-        f"{which} not done: {events_(sum(reasons.values()))} unpublished ({told})\n"
+        f"{events_(total)} of {which} {'is' if total == 1 else 'are'} not published: {told}\n"
         f"→ {hint or 'materialize once Kafka takes them; publish runs say what keeps them'}"
     )
 

@@ -55,11 +55,13 @@ class Hour:
 @dataclass(slots=True)
 class Memory:
     """What a tick leaves to the next. ``green_up_to``: hours that begin before it are green or red;
-    ``red``: since when; ``observed``: when numbers were stored last.
+    ``red``, ``told``: hours and reasons for which a run was requested, and when; ``observed``: when
+    numbers were stored last.
     """
 
     green_up_to: str | None = None
     red: dict[str, float] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
     observed: float = 0.0
     published: int | None = None
     hours: dict[str, Hour] = field(default_factory=dict)
@@ -136,7 +138,8 @@ def _tick(
     remember(memory, status, now)
     late = stalled.stalled(waiting, now=now, patience=patience)
     colours = colour(memory, waiting, late, now=now, since=since)
-    listed = list_reasons(settings, context.instance, groups)
+    known = context.instance.get_dynamic_partitions(parked.partitions_of(contour).name or "")
+    listed = list_reasons(settings, memory, known, groups, now=now)
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
         *(
             dg.AssetMaterialization(queue_key(contour), partition=hour, metadata=dict(numbers))
@@ -212,22 +215,28 @@ class Listed:
 
 
 def list_reasons(
-    settings: Settings, instance: dg.DagsterInstance, groups: Iterable[Group]
+    settings: Settings,
+    memory: Memory,
+    known: Iterable[str],
+    groups: Iterable[Group],
+    *,
+    now: datetime,
 ) -> Listed:
-    """What has to change in the list of reasons."""
-    contour = settings.contour.name
+    """What has to change in the list of reasons, of which Dagster has those ``known``."""
+    contour, before = settings.contour.name, set(known)
     partitions = parked.partitions_of(contour)
-    known = set(instance.get_dynamic_partitions(partitions.name or ""))
     found = {parked.key_of(group.side, group.reason) for group in groups}
-    come, gone = sorted(found - known), sorted(known - found)
     changes: list[Any] = []
-    if come:
+    if come := sorted(found - before):
         changes.append(partitions.build_add_request(come))
-    if gone:
+    if gone := sorted(before - found):
         changes.append(partitions.build_delete_request(gone))
-    key = parked_key(contour)
-    config = parked.ParkedConfig(action=parked.Action.LOOK)
-    return Listed(changes, [_look(settings, key, config, "parked", each, each) for each in come])
+    fresh = now.timestamp() - REDDEN_AGAIN.total_seconds()
+    new = sorted(each for each in found if memory.told.get(each, 0.0) < fresh)
+    memory.told = {each: memory.told[each] for each in found - set(new)}
+    memory.told |= dict.fromkeys(new, now.timestamp())
+    key, config = parked_key(contour), parked.ParkedConfig(action=parked.Action.LOOK)
+    return Listed(changes, [_look(settings, key, config, "parked", each, each) for each in new])
 
 
 def red_hours(

@@ -13,7 +13,8 @@ from typing import Any, Final
 import dagster as dg
 
 from replication_pipeline import logs
-from replication_pipeline.defs import purge
+from replication_pipeline.defs import purge, purge_events
+from replication_pipeline.defs.assets import all_keys
 from replication_pipeline.defs.lanes import CONTOUR_TAG, MAX_RUNTIME_TAG
 from replication_pipeline.defs.resources import PostgresResource
 from replication_pipeline.domain.errors import ConfigurationError, ReplicationError
@@ -62,6 +63,12 @@ def purge_dagster_history(context: dg.OpExecutionContext, postgres: PostgresReso
         ),
         "check_results": purge.runless_checks(context.instance, contour, older_than=keep),
         "other_events": purge.runless_events(context.instance, contour, older_than=keep),
+        "asset_events": purge_events.runless_events(
+            context.instance,
+            all_keys(settings),
+            # As long as the hours of the queue are shown, so that they stay green.
+            older_than=max(keep, settings.cleanup.published + timedelta(days=2)),
+        ),
     }
     context.add_output_metadata(deleted)
     logs.get_logger("cleanup").info("Dagster history purged", **deleted)

@@ -1,5 +1,6 @@
 """Plain ``dagster dev`` from the repository, given a configuration file: the location loads, the first
-window publishes, and a receiver hears that there was no publisher, and that there is one.
+window publishes, a receiver hears that there was no publisher and that there is one, and an hour with
+a parked event is materialized as the UI does it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import psycopg
 import pytest
 import yaml
 
+from replication_pipeline.defs.hours import key_of
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres, ManagedProcess
 from replication_pipeline.embedded.process import free_port
 from replication_pipeline.postgres.queries import sql_directory
@@ -34,10 +37,24 @@ QUERY = """{ workspaceOrError { ... on Workspace { locationEntries { name loadSt
   locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 
 
-def ask(port: int, query: str) -> Any:
+QUEUE = {"path": ["a", "replication_queue"]}
+BACKFILL = """mutation($of: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $of) {
+  __typename ... on PythonError { message } } }"""
+PARTITIONS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+  partitionStats { numMaterialized numFailed } owners { ... on TeamAssetOwner { team } } kinds } } }"""
+PARK = """
+with captured as (insert into users (id) values (2) returning id)
+select * from captured;
+update replication_queue set held = true, attempts = 5, parked_at = now(),
+       created_at = now() - interval '2 hours', last_error = 'MSG_SIZE_TOO_LARGE: by hand'
+ where record_key = '{"id":2}'
+"""
+
+
+def ask(port: int, query: str, **variables: Any) -> Any:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/graphql",
-        data=json.dumps({"query": query}).encode(),
+        data=json.dumps({"query": query, "variables": variables}).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=10) as response:
@@ -124,6 +141,33 @@ def test_plain_dagster_dev_loads_publishes_and_tells(
         (entry,) = ask(port, QUERY)["workspaceOrError"]["locationEntries"]
         assert entry["loadStatus"] == "LOADED", entry
         assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation", entry
+
+        with contour.session() as session:  # one transaction: no window sees it before it is parked
+            session.execute("set search_path = public, replication")
+            for statement in PARK.split(";"):
+                session.execute(statement)
+        hour = key_of(datetime.now(UTC) - timedelta(hours=2))[:-2] + "00"
+        launched = ask(
+            port,
+            BACKFILL,
+            of={
+                "assetSelection": [QUEUE],
+                "partitionNames": [hour],
+                "runConfigData": json.dumps(
+                    {"ops": {"a__replication_queue": {"config": {"tables": ["users"]}}}}
+                ),
+            },
+        )["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+        def node() -> Any:
+            return ask(port, PARTITIONS, key=QUEUE)["assetNodeOrError"]
+
+        while contour.value("select count(*) from replication_queue where not published"):
+            assert process.alive, process.tail_of_log(40)
+            assert not node()["partitionStats"]["numFailed"], process.tail_of_log(40)
+            pause.wait(0.5)
+        assert node()["owners"] == [{"team": "replication"}]
     finally:
         # Its code servers are in groups of their own and would go on until they miss its heartbeat.
         children = psutil.Process(process.pid).children(recursive=True) if process.alive else []

@@ -155,9 +155,10 @@ def test_an_hour_that_can_not_be_sent_is_red_and_says_why(
     contour.run("update replication_queue set created_at = %s where table_name = 'orders'", THEN)
     result = console.backfill(THEN, wait_seconds=20)
     assert not result.success
-    assert said(result).startswith("this hour is not done: 1 event unpublished (1 ")
+    assert said(result).startswith("1 event of this hour is not published: 1 ")
     assert "make the topic (replication-pipeline setup-table), then retry" in said(result)
     assert "orders" in shown(result, "what_is_left")
+    assert console.latest(queue_key("a"))["unpublished_now"] == 1, "on the partition's page"
     assert console.colours(queue_key("a")) == {key_of(THEN): "FAILED"}
     assert console.backfill(THEN, tables=["users"]).success is False, "orders are not asked for"
     ensure_topics(contour.settings, ["orders"])
