@@ -18,6 +18,15 @@ Dagster believes alive, dead or twice there can't lose or reorder an event.
     signals      from verdicts to alerts, and the memory between ticks
     alerts       sensors that tell people: of trouble and its end, of failed runs
     assets       external assets and their lineage
+    hours        the queue's partitions
+    backfill     the queue as an asset: sends what is stalled in some hours
+    parked       parked events as an asset and a job: retried or discarded
+    sending      publishing within a run that an operator started
+    forms        jobs that an operator starts: replay, republish, doctor
+    running      what all runs of operators have in common
+    console      keeps hours, reasons and numbers on the assets' pages true
+    figures      the numbers of assets
     maintenance  cleanup of the contour and of Dagster's own history
-    purge        deletion from Dagster's storage
+    purge        deletion from Dagster's storage: runs, check results
+    purge_events the same: what console stores without a run
 """
