@@ -37,6 +37,11 @@ def checks(page: Page, address: str) -> None:
     page.get_by_text("Passed").first.wait_for(timeout=WAIT)
 
 
+def hours(page: Page, address: str) -> None:
+    page.goto(f"{address}/assets/a/replication_queue?view=partitions")
+    page.get_by_text("Materialized (").first.wait_for(timeout=WAIT)
+
+
 def window(page: Page, address: str) -> None:
     page.goto(f"{address}/assets/a/replication_queue?view=overview")
     page.get_by_text("Plots", exact=True).click(timeout=WAIT)
@@ -53,7 +58,7 @@ def main() -> None:
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         page = browser.new_page()
-        for take in (runs, lineage, checks, window):
+        for take in (runs, lineage, checks, hours, window):
             page.set_viewport_size({"width": 1500, "height": 1000})
             take(page, address)
             page.wait_for_timeout(5000)  # plots draw themselves

@@ -28,6 +28,7 @@ from replication_pipeline.defs.resources import PostgresResource
 from replication_pipeline.defs.running import tags_of
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.health import ContourStatus
+from replication_pipeline.domain.parked import HINTS
 from replication_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def _tick(
             dg.AssetMaterialization(queue_key(contour), partition=hour, metadata=dict(numbers))
             for hour, numbers in colours.green.items()
         ),
+        *listed.events,
         *(observations(settings, look) if look else ()),
     ]
     requests = [*red_hours(settings, colours.red), *listed.requests]
@@ -208,9 +210,12 @@ def colour(
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Reasons that come and go, and the runs that tell of those that come."""
+    """Reasons that come and go, and for those that come a run that tells of them. Before it, a
+    materialization: the UI shows no observation of a partition that has none.
+    """
 
     changes: Sequence[Any]
+    events: Sequence[dg.AssetMaterialization]
     requests: Sequence[dg.RunRequest]
 
 
@@ -225,18 +230,24 @@ def list_reasons(
     """What has to change in the list of reasons, of which Dagster has those ``known``."""
     contour, before = settings.contour.name, set(known)
     partitions = parked.partitions_of(contour)
-    found = {parked.key_of(group.side, group.reason) for group in groups}
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(parked.key_of(group.side, group.reason), []).append(group)
     changes: list[Any] = []
-    if come := sorted(found - before):
+    if come := sorted(found.keys() - before):
         changes.append(partitions.build_add_request(come))
-    if gone := sorted(before - found):
+    if gone := sorted(before - found.keys()):
         changes.append(partitions.build_delete_request(gone))
     fresh = now.timestamp() - REDDEN_AGAIN.total_seconds()
     new = sorted(each for each in found if memory.told.get(each, 0.0) < fresh)
-    memory.told = {each: memory.told[each] for each in found - set(new)}
+    memory.told = {each: memory.told[each] for each in found.keys() - set(new)}
     memory.told |= dict.fromkeys(new, now.timestamp())
     key, config = parked_key(contour), parked.ParkedConfig(action=parked.Action.LOOK)
-    return Listed(changes, [_look(settings, key, config, "parked", each, each) for each in new])
+    return Listed(
+        changes,
+        [dg.AssetMaterialization(key, partition=each, metadata=_told(found[each])) for each in new],
+        [_look(settings, key, config, "parked", each, each) for each in new],
+    )
 
 
 def red_hours(
@@ -270,6 +281,15 @@ def _numbers(hour: Hour) -> Mapping[str, float]:
         "published": hour.published,
         "longest_lag_seconds": round(hour.longest_lag_seconds, 3),
         "most_unpublished": hour.most_unpublished,
+    }
+
+
+def _told(groups: Sequence[Group]) -> Mapping[str, Any]:
+    return {
+        "events_when_listed": sum(group.events for group in groups),
+        "tables": ", ".join(group.table_name for group in groups),
+        "since": dg.MetadataValue.timestamp(min(group.since for group in groups)),
+        "what_to_do": HINTS.get(groups[0].reason, "see the run that failed"),
     }
 
 

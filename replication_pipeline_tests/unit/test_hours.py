@@ -124,7 +124,9 @@ def test_reasons_come_and_go(settings: Settings) -> None:
     first = list_reasons(settings, memory, [], [group, group], now=NOON)
     (added,) = first.changes
     assert added.partition_keys == ["apply missing_parent"]
-    (request,) = first.requests
+    (request,), (event,) = first.requests, first.events
+    assert event.metadata["events_when_listed"].value == 6
+    assert "look why the parent is missing" in str(event.metadata["what_to_do"].value)
     assert request.tags["dagster/partition"] == "apply missing_parent"
     assert request.tags["verdict"] == "parked"
     again = list_reasons(settings, memory, ["apply missing_parent"], [group], now=NOON + HOUR)
