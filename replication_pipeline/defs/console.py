@@ -24,6 +24,7 @@ from replication_pipeline.defs import hours, parked
 from replication_pipeline.defs.assets import parked_key, queue_key
 from replication_pipeline.defs.backfill import BackfillConfig
 from replication_pipeline.defs.figures import Look, interval, observations
+from replication_pipeline.defs.lanes import VERDICT_TAG
 from replication_pipeline.defs.resources import PostgresResource
 from replication_pipeline.defs.running import tags_of
 from replication_pipeline.domain.errors import TransientError
@@ -38,7 +39,6 @@ EVERY: Final = 30  # seconds
 MOST_HOURS: Final = 200  # turned green on one tick
 SETTLED: Final = timedelta(minutes=1)  # after an hour's end its last transactions have committed
 REDDEN_AGAIN: Final = timedelta(days=7)  # cleanup deletes old runs, and the colour with them
-VERDICT_TAG: Final = "verdict"
 PARTITION: Final = "dagster/partition"
 RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 

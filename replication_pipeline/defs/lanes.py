@@ -19,6 +19,7 @@ WINDOW_TAG: Final = "window_seconds"
 INSTANCE_TAG: Final = "instance"
 PROCESS_TAG: Final = "process"
 REASON_TAG: Final = "requested_because"
+VERDICT_TAG: Final = "verdict"  # of a run that fails on purpose, as that alone shows red
 MAX_RUNTIME_TAG: Final = "dagster/max_runtime"
 
 # A window ends by itself; Dagster's limit only clears away the record of a run whose host died.

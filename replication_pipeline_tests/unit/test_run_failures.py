@@ -28,13 +28,13 @@ class Runs:
     config: Path
     texts: list[str] = field(default_factory=list)
 
-    def run(self, job: str, error: Exception | None) -> None:
+    def run(self, job: str, error: Exception | None, **tags: str) -> None:
         @dg.op(name=f"step_of_{job}")
         def step() -> None:
             if error is not None:
                 raise error
 
-        @dg.job(name=job, tags={"contour": "a"}, executor_def=dg.in_process_executor)
+        @dg.job(name=job, tags={"contour": "a", **tags}, executor_def=dg.in_process_executor)
         def made() -> None:
             step()
 
@@ -98,6 +98,12 @@ def test_the_first_failure_in_a_row_is_told(runs: Runs, receiver: HttpReceiver) 
     runs.run("publish", None)
     runs.run("publish", dg.Failure(str(fatal), allow_retries=False))
     assert alerts(receiver)[2:] == ["run of publish failed"]
+
+
+def test_runs_that_fail_to_show_red_are_not_told(runs: Runs, receiver: HttpReceiver) -> None:
+    runs.run("stalled_hours", dg.Failure("3 events are stalled"), verdict="stalled")
+    assert alerts(receiver) == []
+    assert "on purpose" in runs.texts[0]
 
 
 def test_texts_of_unforeseen_errors_stay_in_dagster(runs: Runs, receiver: HttpReceiver) -> None:
