@@ -11,9 +11,12 @@ from rich.console import Console
 
 from bench import results
 from bench.apply import Apply
+from bench.at_rest import AtRest
 from bench.capture import Capture
 from bench.end_to_end import EndToEnd
 from bench.explain_capture import CaptureSplit
+from bench.handover import Handover
+from bench.heal import Heal
 from bench.publish import Publish
 from bench.publish_idle import PublishIdle
 from bench.publish_latency import PublishLatency
@@ -39,6 +42,9 @@ PUBLISH_SPLIT: Final = PublishSplit()
 APPLY: Final = Apply()
 APPLY_FAMILY: Final = Apply(tables=5)
 END_TO_END: Final = EndToEnd()
+AT_REST: Final = AtRest()
+HANDOVER: Final = Handover()
+HEAL: Final = Heal()
 
 Programs = Annotated[
     Path | None,
@@ -204,12 +210,50 @@ def _end_to_end(
     show(Console(), measure(scenario, postgres, directory))
 
 
+@run.command("handover")
+def _handover(
+    *,
+    window: Annotated[int, typer.Option(min=20, help="Seconds of a window.")] = HANDOVER.window,
+    changes: Annotated[int, typer.Option(min=1, help="How many.")] = HANDOVER.changes,
+    rate: Rate = HANDOVER.rate,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How long publishing pauses when one Dagster window follows another."""
+    scenario = Handover(window=window, changes=changes, rate=rate)
+    show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("heal")
+def _heal(
+    *,
+    rounds: Rounds = HEAL.rounds,
+    rate: Rate = HEAL.rate,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """What is killed, and how soon all is well again."""
+    show(Console(), measure(Heal(rounds=rounds, rate=rate), postgres, directory))
+
+
+@run.command("at-rest")
+def _at_rest(
+    *,
+    seconds: Long = AT_REST.seconds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """What a contour costs under Dagster while nobody writes."""
+    show(Console(), measure(AtRest(seconds=seconds), postgres, directory))
+
+
 @run.command("all")
 def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
     scenarios: list[Scenario] = [
         *(CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE),
         *(APPLY, APPLY_FAMILY, END_TO_END),
+        *(HANDOVER, HEAL, AT_REST),
     ]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]
     show(Console(), [result for one in found for result in one])

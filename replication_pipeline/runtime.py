@@ -21,7 +21,7 @@ from replication_pipeline.engine.companion import Accompanied, Companion
 from replication_pipeline.engine.heartbeat import Beating, Listening
 from replication_pipeline.engine.lanes import Lanes
 from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
-from replication_pipeline.engine.publish import PublishCycle
+from replication_pipeline.engine.publish import TURN, PublishCycle
 from replication_pipeline.engine.republish import Republish, Selection, Watcher
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.engine.window import Cycle, Observer, Until, Window
@@ -157,13 +157,20 @@ def publish_window(
     """Publish for ``length`` (``None``: until stopped), or ``until`` the queue is drained.
 
     ``outbox`` and ``producer`` are the first lane's. On backlog more are opened, which count as the
-    worker ``instance``; without its name there is one lane, and a window of one cycle is one turn.
+    worker ``instance``; without its name there is one lane, and a window of one cycle is one batch.
     ``FatalError`` when an operator has to act; outages are waited out.
     """
     publisher = settings.publisher
 
     def cycle(outbox: Outbox, producer: EventProducer) -> PublishCycle:
-        return PublishCycle(outbox, producer, publisher.batch_size, publisher.max_batch_size, stop)
+        return PublishCycle(
+            outbox,
+            producer,
+            publisher.batch_size,
+            publisher.max_batch_size,
+            stop,
+            0.0 if until == "one_cycle" else TURN,
+        )
 
     @contextmanager
     def another(lane: int) -> Iterator[PublishCycle]:

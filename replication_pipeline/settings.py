@@ -268,6 +268,11 @@ class PublisherSettings(Section):
         default=timedelta(minutes=10),
         description="Length of a Dagster run; 0 makes one run a batch.",
     )
+    extra_window: Duration = Field(
+        default=timedelta(minutes=2),
+        description="Length of windows beyond min_publishers, at most that of the others: how soon "
+        "they are gone after a backlog.",
+    )
     min_publishers: int = Field(default=1, ge=0, le=64, description="Windows always kept alive.")
     max_publishers: int = Field(default=4, ge=1, le=64, description="Most windows at once.")
     scale_up_backlog: int = Field(
@@ -321,6 +326,10 @@ class ConsumerSettings(Section):
         description="2: one applier works off a backlog of one table over two connections (new).",
     )
     window: Duration = Field(default=timedelta(minutes=10), description="Length of a Dagster run.")
+    extra_window: Duration = Field(
+        default=timedelta(minutes=2),
+        description="Length of windows beyond min_appliers, at most that of the others.",
+    )
     min_appliers: int = Field(default=1, ge=0, le=64, description="Windows always kept alive.")
     max_appliers: int = Field(default=4, ge=1, le=64, description="Most windows at once.")
     scale_up_lag: int = Field(

@@ -8,6 +8,8 @@ Dagster believes alive, dead or twice there can't lose or reorder an event.
     lanes        the two kinds of window (publish, apply) as figures and run tags
     windows      ops and jobs that run one window
     report       what a window tells Dagster: materializations, observations, log
+    chart        the picture in it
+    window_runs  the runs of a lane, and which of them can be relied on
     scaling      pure decision: how many windows to request now
     processes    whether a run's process is still there
     sensors      keep the wanted number of windows alive

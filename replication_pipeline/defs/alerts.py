@@ -22,9 +22,9 @@ from replication_pipeline.defs import checks, deep, signals
 from replication_pipeline.defs.lanes import CONTOUR_TAG, VERDICT_TAG
 from replication_pipeline.defs.maintenance import LOCATION_TAG
 from replication_pipeline.defs.resources import AlertsResource, PostgresResource
-from replication_pipeline.defs.scaling import FINISHED
 from replication_pipeline.defs.sensors import MINIMUM_INTERVAL
 from replication_pipeline.defs.watched import Sight
+from replication_pipeline.defs.window_runs import FINISHED
 from replication_pipeline.domain.alerts import Alert
 from replication_pipeline.domain.errors import ReplicationError
 from replication_pipeline.notify import Message, Receiver

@@ -5,6 +5,7 @@ Jobs, ops and sensors take these from here, so a run can be found and judged by 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal
@@ -15,7 +16,7 @@ from replication_pipeline.settings import Settings
 CONTOUR_TAG: Final = "contour"
 ROLE_TAG: Final = "role"
 LANE_TAG: Final = "lane"
-WINDOW_TAG: Final = "window_seconds"
+WINDOW_TAG: Final = "window"
 INSTANCE_TAG: Final = "instance"
 PROCESS_TAG: Final = "process"
 REASON_TAG: Final = "requested_because"
@@ -29,16 +30,22 @@ LEAST_MARGIN: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """``minimum`` to ``maximum`` windows of length ``window``, one more per ``per_window`` events."""
+    """``minimum`` windows of length ``window``, and one more per ``per_window`` events, up to
+    ``maximum``; these last for ``extra_window``. One more, too, when the oldest event waits for longer
+    than ``late`` (``None``: its age is not known).
+    """
 
     contour: str
     job: Literal["publish", "apply"]
     role: Role
+    op: str
     window: timedelta
+    extra_window: timedelta
     margin: timedelta
     minimum: int
     maximum: int
     per_window: int
+    late: timedelta | None = None
 
     @property
     def identity(self) -> dict[str, str]:
@@ -63,9 +70,17 @@ class Lane:
     def time_tags(self, window: timedelta) -> dict[str, str]:
         """Tags that say how long a run means to last, and when Dagster may call it dead."""
         return {
-            WINDOW_TAG: f"{window.total_seconds():g}",
+            WINDOW_TAG: f"{window.total_seconds():g}s",
             MAX_RUNTIME_TAG: f"{(window + self.margin).total_seconds():.0f}",
         }
+
+
+def length_in(tags: Mapping[str, str]) -> timedelta | None:
+    """How long a run with these tags means to last, if they say so."""
+    try:
+        return timedelta(seconds=float(tags[WINDOW_TAG].removesuffix("s")))
+    except (KeyError, ValueError):
+        return None
 
 
 def publish_lane(settings: Settings) -> Lane:
@@ -75,11 +90,14 @@ def publish_lane(settings: Settings) -> Lane:
         contour=settings.contour.name,
         job="publish",
         role="publisher",
+        op="publish_batches",
         window=publisher.window,
+        extra_window=min(publisher.window, publisher.extra_window),
         margin=_margin(settings),
         minimum=publisher.min_publishers,
         maximum=publisher.max_publishers,
         per_window=publisher.scale_up_backlog,
+        late=settings.monitoring.lag_warning,
     )
 
 
@@ -90,7 +108,9 @@ def apply_lane(settings: Settings) -> Lane:
         contour=settings.contour.name,
         job="apply",
         role="applier",
+        op="apply_batches",
         window=consumer.window,
+        extra_window=min(consumer.window, consumer.extra_window),
         margin=_margin(settings),
         minimum=consumer.min_appliers,
         maximum=consumer.max_appliers,

@@ -16,7 +16,7 @@ from typing import Final
 
 import dagster as dg
 
-from replication_pipeline.defs.scaling import FINISHED
+from replication_pipeline.defs.window_runs import FINISHED
 
 MOST_RUNS: Final = 500
 MOST_EVENTS: Final = 5_000

@@ -1,100 +1,83 @@
-"""How many windows to request now: a pure decision, and the reading of run records it rests on.
+"""How many windows to request now: a pure decision.
 
 Invariants:
-* a requested run counts from the moment it is queued, so that no tick requests it twice;
-* a window that is about to end doesn't count: its successor starts before it is gone;
-* a window that is being cancelled or has ended doesn't count; neither does one whose process is
-  gone or whose time is over, which is what a run looks like whose host died;
+* of windows that run, no more count than PostgreSQL has heard of lately. A frozen process, and one
+  that went with its host, look alive to Dagster;
 * more windows than the least number are started when a backlog has called for them on two ticks
-  running: one that drains by itself meanwhile would be gone before a new process is up;
-* when windows fail one after another the next comes later and later, up to ``LONGEST_PAUSE``.
+  running: one that drains by itself meanwhile would be gone before a new process is up. They are
+  short, so they go again soon after the backlog, and are renewed as long as it lasts;
+* while nothing at all moves, as when Kafka is away, more of them would not help;
+* when windows fail at once, one after another, the next comes later and later.
 
 Too many windows for a moment do no harm: locks in PostgreSQL share out the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-import dagster as dg
-
-from replication_pipeline.defs.lanes import PROCESS_TAG, WINDOW_TAG, Lane
-from replication_pipeline.defs.processes import is_gone
+from replication_pipeline.defs.lanes import Lane
+from replication_pipeline.defs.window_runs import UNMARKED, Failures, LiveWindow
 from replication_pipeline.domain.health import ContourStatus, desired_windows
 
-# A successor is requested so long before a window's end. Sensors tick every 5 s at best (fixed in
-# Dagster), and from a request to the op's first line it takes 2 to 4 s more on an idle host, but up
-# to 28 s were measured for four runs at once on two cores that also ran everything else. Two windows
-# for 40 s of ten minutes cost little.
-HANDOVER: Final = timedelta(seconds=40)
-
-# A window's first line marks its run with the process. A run that has "started" for so long without
-# the mark died before it, and nobody could report that.
-UNMARKED: Final = timedelta(seconds=60)
-
-FIRST_PAUSE: Final = timedelta(seconds=5)
-LONGEST_PAUSE: Final = timedelta(seconds=60)
-FAILURES_READ: Final = 8
-
-LIVE: Final = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
-FINISHED: Final = [
-    dg.DagsterRunStatus.SUCCESS,
-    dg.DagsterRunStatus.FAILURE,
-    dg.DagsterRunStatus.CANCELED,
-]
+# Workers tell PostgreSQL every 5 s that they live, and within 25 s while Kafka lets a batch wait; after
+# an outage of the database they need a moment. For so long fewer of them than windows mean nothing.
+SILENCE: Final = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
-class LiveWindow:
-    """A run that has not ended, says Dagster. ``age`` is ``None`` until its process runs."""
+class Running:
+    """The lane's windows that count. Of the ``old`` ones PostgreSQL should have heard."""
 
-    length: timedelta
-    age: timedelta | None
-    gone: bool = False
+    waiting: int = 0  # to be started
+    young: int = 0
+    old: int = 0
+    silent: int = 0  # of the old ones
 
-    def counts(self) -> bool:
-        """Whether this window can be relied on until the next ticks."""
-        if self.gone:
-            return False
-        if self.age is None:
-            return True
-        if not self.length:  # one batch a run: lasts as long as it lasts
-            return self.age < LONGEST_PAUSE
-        # A short window keeps half of its time, or successors would pile up behind it.
-        return self.length - self.age > min(HANDOVER, self.length / 2)
+    @property
+    def count(self) -> int:
+        """Those that can be relied on."""
+        return self.waiting + self.young + self.old - self.silent
+
+    @classmethod
+    def of(cls, windows: Sequence[LiveWindow]) -> Running:
+        """Sorted by age."""
+        ages = [window.age for window in windows if window.counts()]
+        return cls(
+            waiting=ages.count(None),
+            young=sum(age is not None and age <= UNMARKED for age in ages),
+            old=sum(age is not None and age > UNMARKED for age in ages),
+        )
+
+    def unheard(self, workers: int) -> int:
+        """How many of the old ones PostgreSQL has not heard of, as it knows so many ``workers``."""
+        return max(0, self.old - workers)
 
 
 @dataclass(frozen=True, slots=True)
-class Failures:
-    """How many of the newest windows failed in a row, and how long ago the last one did."""
+class Load:
+    """What waits for a lane's windows: so many events, the oldest for ``age`` (``None``: not known).
+    ``moved``: fewer wait than at the last look, or some were done since, ``rate`` a second.
+    """
 
-    count: int = 0
-    since_last: timedelta = timedelta()
-
-    def pause_left(self) -> timedelta:
-        """How long to wait before the next attempt."""
-        if not self.count:
-            return timedelta()
-        pause: timedelta = min(FIRST_PAUSE * 2 ** min(self.count - 1, 10), LONGEST_PAUSE)
-        return max(timedelta(), pause - self.since_last)
+    backlog: int
+    age: timedelta | None = None
+    moved: bool = True
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``request`` more windows, or none; ``text`` says why, for people.
+    """``request`` more windows, or none, ``extra`` of them short ones; ``text`` says why, for people.
 
-    ``called_for`` is what the backlog alone asks for: the next tick's ``called_for_before``.
+    ``called_for`` is what the load alone asks for: the next tick's ``called_for_before``.
     """
 
     request: int
+    extra: int
     called_for: int
     text: str
 
@@ -102,39 +85,71 @@ class Decision:
 def decide(
     lane: Lane,
     *,
-    running: int,
-    backlog: int | None,
+    running: Running,
+    load: Load | None,
     called_for_before: int = 0,
     failures: Failures | None = None,
 ) -> Decision:
-    """What to do about ``lane`` now; ``backlog`` is ``None`` when the database can't be reached.
+    """What to do about ``lane`` now; ``load`` is ``None`` when the database can't be reached.
 
     Windows wait outages out, so the least number is kept alive without the database as well.
     """
-    called_for = (
-        lane.minimum
-        if backlog is None
-        else desired_windows(
-            backlog,
-            per_window=lane.per_window,
-            minimum=lane.minimum,
-            maximum=lane.maximum,
-            running=running,
-        )
-    )
-    wanted = min(called_for, max(lane.minimum, called_for_before, running))
-    verb = "window runs" if running == 1 else "windows run"
-    waiting = "unpublished" if lane.job == "publish" else "events behind"
-    known = "the database can't be reached" if backlog is None else f"{backlog} {waiting}"
-    text = f"{running} {lane.job} {verb}, {wanted} wanted ({known})"
-    missing = max(0, wanted - running)
+    count = running.count
+    called_for = lane.minimum if load is None else _called_for(lane, running, load)
+    wanted = min(called_for, max(lane.minimum, called_for_before, count))
+    text = f"{_running(lane, running)}, {wanted} wanted ({_known(lane, load)})"
+    missing = max(0, wanted - count)
     if missing and failures and (left := failures.pause_left()):
-        last = "the last window" if failures.count == 1 else f"the last {failures.count} windows"
-        text += f"; {last} failed, next try in {left.total_seconds():.0f} s"
+        left_seconds = f"{left.total_seconds():.0f} s"
+        text += f"; the last {failures.count} windows failed, next try in {left_seconds}"
         missing = 0
     elif wanted < called_for:
         text += f"; {called_for} if it stays so"
-    return Decision(missing, called_for, text)
+    # The least number are whole windows, whatever else runs.
+    extra = missing - min(missing, max(0, lane.minimum - count))
+    return Decision(missing, extra, called_for, text)
+
+
+def _called_for(lane: Lane, running: Running, load: Load) -> int:
+    count = running.count
+    wanted = desired_windows(
+        load.backlog,
+        per_window=lane.per_window,
+        minimum=lane.minimum,
+        maximum=lane.maximum,
+        running=count,
+    )
+    one_more = min(lane.minimum + 1, lane.maximum)
+    if lane.late is not None and load.age is not None:
+        # A short queue that is late: whoever has it stands still, or is slow. Not while one is about
+        # to start anyway; and once there is one it stays until the age has fallen to half.
+        late = load.age > lane.late and not running.waiting
+        if late or (count >= one_more and load.age > lane.late / 2):
+            wanted = max(wanted, one_more)
+    return wanted if load.moved else min(wanted, max(count, one_more))
+
+
+def _running(lane: Lane, running: Running) -> str:
+    count = running.count
+    text = f"{count} {lane.job} {'window runs' if count == 1 else 'windows run'}"
+    if running.waiting:
+        text += f", {running.waiting} of them yet to start"
+    if running.silent:
+        text += f" and {running.silent} of which the database has not heard"
+    return text
+
+
+def _known(lane: Lane, load: Load | None) -> str:
+    if load is None:
+        return "the database can't be reached"
+    text = f"{load.backlog} {'unpublished' if lane.job == 'publish' else 'events behind'}"
+    if load.age is not None and load.age >= timedelta(seconds=1):
+        text += f", the oldest for {load.age.total_seconds():.0f} s"
+    if not load.moved:
+        text += ", none done since the last look"
+    elif load.rate and load.backlog:
+        text += f", {load.rate:,.0f} done a second"
+    return text
 
 
 def backlog_of(lane: Lane, status: ContourStatus) -> int:
@@ -145,41 +160,20 @@ def backlog_of(lane: Lane, status: ContourStatus) -> int:
     return status.apply_lag_events
 
 
-def live_windows(instance: dg.DagsterInstance, lane: Lane, now: float) -> Sequence[LiveWindow]:
-    """The lane's runs that have not ended, from Dagster's storage."""
-    records = instance.get_run_records(
-        dg.RunsFilter(job_name=lane.job, tags=lane.identity, statuses=LIVE)
-    )
-    return [_live_window(record, lane, now) for record in records]
+def age_of(lane: Lane, status: ContourStatus) -> timedelta | None:
+    """How long the oldest event has waited for a window, where that is known."""
+    if lane.job == "apply" or status.parked_publish or status.held_publish:
+        return None  # the oldest may be one that waits for something else
+    return timedelta(seconds=status.oldest_unpublished_seconds)
 
 
-def _live_window(record: dg.RunRecord, lane: Lane, now: float) -> LiveWindow:
-    tags = record.dagster_run.tags
-    mark = tags.get(PROCESS_TAG)
-    age = None if record.start_time is None else timedelta(seconds=now - record.start_time)
-    unmarked = mark is None and age is not None and age > UNMARKED
-    return LiveWindow(length=_length(tags, lane), age=age, gone=unmarked or is_gone(mark))
+def done_by(lane: Lane, status: ContourStatus) -> int:
+    """A counter of what all windows of the lane have done."""
+    if lane.job == "publish":
+        return status.processed_total
+    return status.applied_total + status.skipped_total
 
 
-def recent_failures(instance: dg.DagsterInstance, lane: Lane, now: float) -> Failures:
-    """The unbroken row of failures that ends with the newest finished run."""
-    records = instance.get_run_records(
-        dg.RunsFilter(job_name=lane.job, tags=lane.identity, statuses=FINISHED),
-        limit=FAILURES_READ,
-    )
-    count = 0
-    for record in records:  # newest first
-        if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
-            break
-        count += 1
-    if not count:
-        return Failures()
-    ended = records[0].end_time or records[0].update_timestamp.timestamp()
-    return Failures(count, timedelta(seconds=max(0.0, now - ended)))
-
-
-def _length(tags: Mapping[str, str], lane: Lane) -> timedelta:
-    try:
-        return timedelta(seconds=float(tags[WINDOW_TAG]))
-    except (KeyError, ValueError):
-        return lane.window
+def workers_of(lane: Lane, status: ContourStatus) -> int:
+    """Of how many workers PostgreSQL has heard lately, whoever started them."""
+    return status.publishers if lane.job == "publish" else status.appliers

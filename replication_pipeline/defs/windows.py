@@ -22,6 +22,7 @@ import dagster as dg
 from pydantic import Field
 
 from replication_pipeline import logs
+from replication_pipeline.defs import chart
 from replication_pipeline.defs.lanes import (
     INSTANCE_TAG,
     PROCESS_TAG,
@@ -37,6 +38,9 @@ from replication_pipeline.domain.model import WindowTotals
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
 from replication_pipeline.engine.window import Until
 from replication_pipeline.settings import Settings
+
+# For the chart, of who has stopped a window: a person in the UI, or a supervisor, who soon kills.
+PATIENCE = {True: timedelta(seconds=5), False: timedelta()}
 
 
 class WindowConfig(dg.Config):
@@ -163,8 +167,9 @@ def run_window(
         except FatalError as error:
             report.finish(report.totals, failed=True)
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        report.finish(totals)
-    if stop and _terminated(context):
+        terminated = bool(stop) and _terminated(context)
+        report.finish(totals, patience=PATIENCE[terminated] if stop else chart.PATIENCE)
+    if terminated:
         raise dg.DagsterExecutionInterruptedError(f"ended in good order on {stop.reason}")
 
 

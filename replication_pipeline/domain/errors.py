@@ -10,6 +10,7 @@ hold row values or secrets: a database's DETAIL line is left out on purpose, bec
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import ClassVar
 
 
@@ -28,9 +29,21 @@ class ReplicationError(Exception):
 
 
 class TransientError(ReplicationError):
-    """A server could not be reached or was busy; the same call may succeed later."""
+    """A server could not be reached or was busy; the same call may succeed later.
+
+    ``kind`` is what it is counted under. On its way up it learns what it cost: how many ``events`` of
+    a batch in hand have to be done again, and how long the try ``took``.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self, message: str, *, remedy: str | None = None, kind: str = "short-lived failure"
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.kind = kind
+        self.events = 0
+        self.took = timedelta()
 
 
 class PoisonError(ReplicationError):
@@ -53,6 +66,9 @@ class ConfigurationError(FatalError):
 
 class OffsetConflictError(TransientError):
     """Another consumer moved a partition's offset first: this batch is dropped and read again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind="offset moved by another consumer")
 
 
 class WrongContourError(FatalError):

@@ -18,7 +18,7 @@ Role = Literal["publisher", "applier"]
 WindowEnd = Literal["time", "stopped", "drained", "one_cycle"]
 
 MILLISECOND: Final = timedelta(milliseconds=1)
-SAMPLES: Final = 10_000  # newest batches whose durations and lags are kept for percentiles
+SAMPLES: Final = 10_000  # newest batches whose sizes, durations and lags are kept for percentiles
 SUMMED: Final = (
     "processed",
     "failed",
@@ -139,6 +139,7 @@ class BatchResult:
     ``count`` = events taken; ``processed`` = published, or applied and skipped for good;
     the apply side splits the latter into ``applied``, ``skipped`` (older or equal version),
     ``own`` (came home), ``duplicates``; ``parked`` waits in a table; ``failed`` = refusals.
+    ``errors`` counts what was refused or parked by its kind.
     """
 
     role: Role
@@ -155,6 +156,7 @@ class BatchResult:
     duration: timedelta = timedelta()
     lag: timedelta = timedelta()
     per_table: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -177,6 +179,7 @@ class WindowTotals:
     elapsed: timedelta = timedelta()
     max_lag: timedelta = timedelta()
     per_table: Counter[str] = field(default_factory=Counter)
+    counts: deque[int] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     durations_ms: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     lags_ms: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     end: WindowEnd | None = None
@@ -191,6 +194,7 @@ class WindowTotals:
         self.busy += batch.duration
         self.max_lag = max(self.max_lag, batch.lag)
         self.per_table.update(batch.per_table)
+        self.counts.append(batch.count)
         self.durations_ms.append(batch.duration / MILLISECOND)
         self.lags_ms.append(batch.lag / MILLISECOND)
 

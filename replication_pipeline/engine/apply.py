@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from replication_pipeline.domain.errors import PoisonError
+from replication_pipeline.domain.errors import PoisonError, TransientError
 from replication_pipeline.domain.model import (
     BatchResult,
     Consumed,
@@ -83,7 +83,9 @@ class ApplyCycle:
         failpoint("polled")
         try:
             result = self._in_parts(batch)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TransientError):
+                error.events = len(batch.messages)
             # Whatever was read and not committed has to be read again.
             self.consumer.rewind()
             self._limit = max(1, len(batch.messages) // 2)
@@ -181,6 +183,8 @@ def merge(first: BatchResult, second: BatchResult) -> BatchResult:
     """The sum of two results of one cycle."""
     per_table = Counter(first.per_table)
     per_table.update(second.per_table)
+    errors = Counter(first.errors)
+    errors.update(second.errors)
     return BatchResult(
         role=first.role,
         count=first.count + second.count,
@@ -196,4 +200,5 @@ def merge(first: BatchResult, second: BatchResult) -> BatchResult:
         duration=first.duration + second.duration,
         lag=max(first.lag, second.lag),
         per_table=per_table,
+        errors=errors,
     )

@@ -50,6 +50,8 @@ class PublishCycle:
     batch_size: int
     max_batch_size: int
     stop: StopToken
+    turn: float = TURN
+    """Seconds; 0 makes a turn one batch."""
     backlog: bool = field(default=False)
     """Whether the last turn's time was over before its work was."""
     _limit: int = field(init=False)
@@ -120,7 +122,8 @@ class _Turn:
                 asked = self._request(limit)
             try:
                 deliveries = self._wait(flight)
-            except TransientError:
+            except TransientError as error:
+                error.events = len(claim.events)
                 if asking is not None:
                     asking.result()
                 self._collect(settling)
@@ -146,7 +149,7 @@ class _Turn:
         return self.results
 
     def _has_time(self) -> bool:
-        return time.perf_counter() - self.started < TURN
+        return time.perf_counter() - self.started < self.cycle.turn
 
     def _request(self, limit: int) -> _Asked:
         return _Asked(time.perf_counter(), self.cycle.outbox.request(limit))
@@ -178,6 +181,7 @@ class _Turn:
             duration=timedelta(seconds=time.perf_counter() - began),
             lag=claim.oldest_age,
             per_table=Counter(event.table for event in sorted_.published),
+            errors=Counter(failure.code for failure in sorted_.refused),
         )
 
     def _collect(self, settling: Future[BatchResult] | None) -> None:

@@ -88,7 +88,7 @@ class Window:
         pause, looks = min(FIRST_PAUSE, self.poll_interval), 0
         while totals.end is None:
             try:
-                results = retrying(self.cycle)
+                results = retrying(self._try)
             except RetryError:  # time over, or asked to stop, while a server was away
                 totals.end = "stopped" if self.stop else "time"
                 break
@@ -103,6 +103,14 @@ class Window:
                 looks += 1
                 if looks > EAGER_LOOKS:
                     pause = min(pause * 2, self.poll_interval)
+
+    def _try(self) -> Sequence[BatchResult]:
+        began = time.monotonic()
+        try:
+            return self.cycle()
+        except TransientError as error:
+            error.took = timedelta(seconds=time.monotonic() - began)
+            raise
 
     def _count(self, results: Sequence[BatchResult], totals: WindowTotals) -> None:
         for result in results:

@@ -224,7 +224,8 @@ class KafkaEventConsumer:
             except KafkaException as error:
                 raise TransientError(
                     f"contour {self.settings.contour.name}: can't go back in {topic}: "
-                    f"{error.args[0].str()}"
+                    f"{error.args[0].str()}",
+                    kind="Kafka: away",
                 ) from None
         self._stale = False
 

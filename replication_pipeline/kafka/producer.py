@@ -101,6 +101,7 @@ class KafkaEventProducer:
         return TransientError(
             f"contour {self.settings.contour.name}: Kafka is away: {why}",
             remedy="nothing is lost; look at the brokers, and at kafka in the configuration",
+            kind="Kafka: away",
         )
 
     def close(self) -> None:

@@ -109,7 +109,9 @@ def verdict(error: KafkaError, message: KafkaMessage, contour: str) -> FatalErro
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     ):
         return not_allowed(contour, message.topic())
-    return TransientError(f"contour {contour}: Kafka: {error.name()}: {error.str()}")
+    return TransientError(
+        f"contour {contour}: Kafka: {error.name()}: {error.str()}", kind=f"Kafka: {error.name()}"
+    )
 
 
 def is_out_of_range(error: KafkaError) -> bool:

@@ -76,7 +76,8 @@ class TopicWatch:
         if missing:
             raise TransientError(
                 f"contour {self.contour}: Kafka has no topic {', '.join(missing)}; the others are "
-                "read on"
+                "read on",
+                kind="Kafka: no such topic",
             )
 
     def _ids(self, asked: Answers) -> tuple[dict[Topic, str], list[str]]:
@@ -109,7 +110,9 @@ def described(
     try:
         return answer.result(PATIENCE * 2)
     except TimeoutError:
-        raise TransientError(f"contour {contour}: Kafka did not describe {topic} in time") from None
+        raise TransientError(
+            f"contour {contour}: Kafka did not describe {topic} in time", kind="Kafka: away"
+        ) from None
     except KafkaException as error:
         cause: KafkaError = error.args[0]
         if cause.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
@@ -117,5 +120,6 @@ def described(
         if cause.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise not_allowed(contour, topic) from None
         raise TransientError(
-            f"contour {contour}: Kafka did not describe {topic}: {cause.name()}: {cause.str()}"
+            f"contour {contour}: Kafka did not describe {topic}: {cause.name()}: {cause.str()}",
+            kind="Kafka: away",
         ) from None

@@ -52,7 +52,8 @@ class Staged:
     writes: bool = True
     lacks: bool = True
     rivals: bool = True  # of rows here, or within the batch
-    parked_ids: Sequence[tuple[int]] = ()
+    parked_ids: Sequence[tuple[int, str]] = ()
+    """With the reason of each."""
     merging: MergePlan | None = field(init=False)
     """Where columns merge, what is done in another way than for whole rows."""
 
@@ -300,4 +301,8 @@ def total(
         bytes=sum(len(message.value or b"") for message in messages),
         lag=max((part.lag for part in parts), default=timedelta()),
         per_table=Counter({part.plan.table.name: part.applied for part in parts if part.applied}),
+        errors=Counter(
+            [reason for part in parts for _, reason in part.parked_ids]
+            + ["missing_table"] * len(homeless)
+        ),
     )

@@ -105,7 +105,7 @@ def translate(error: psycopg.Error, doing: str) -> ReplicationError:
     remedy = next((REMEDIES[state[:n]] for n in (5, 2) if state[:n] in REMEDIES), None)
     match verdict(state):
         case "retry":
-            return TransientError(message)
+            return TransientError(message, kind=f"PostgreSQL: {_kind(error)}")
         case "park":
             return PoisonError(_safe(error, doing), reason=reason_of(state), remedy=remedy)
         case "halt":
@@ -119,7 +119,10 @@ def _translate_client_side(error: psycopg.Error, doing: str) -> ReplicationError
         # server that is starting up. The server's own words say which it is; they name no values.
         refusal = _REFUSAL.search(str(error))
         why = refusal[1] if refusal else _kind(error)
-        return TransientError(f"{doing}: the connection to PostgreSQL failed ({why})")
+        return TransientError(
+            f"{doing}: the connection to PostgreSQL failed ({why})",
+            kind="PostgreSQL: connection failed",
+        )
     if isinstance(error, psycopg.DataError):
         return PoisonError(f"{doing}: a value that can't be sent", reason="malformed")
     return FatalError(f"{doing}: {_kind(error)}", remedy="this is a bug; please report it")

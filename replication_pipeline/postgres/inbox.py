@@ -139,7 +139,12 @@ class PostgresInbox:
             failpoint("parked")
             self._anything_parked = True
             result = BatchResult(
-                role="applier", count=1, parked=1, failed=1, bytes=len(message.value or b"")
+                role="applier",
+                count=1,
+                parked=1,
+                failed=1,
+                bytes=len(message.value or b""),
+                errors={error.reason: 1},
             )
             self._count(connection, result)
             return result
@@ -318,7 +323,7 @@ class PostgresInbox:
                 raise
             self._park_message(connection, messages[0], error)
             return EMPTY
-        still = {id_ for part in parts for (id_,) in part.parked_ids}
+        still = {id_ for part in parts for id_, _ in part.parked_ids}
         ids = [row[0] for row in rows if row[0] not in still]
         done = connection.execute(SQL["remove_parked"], {"ids": ids}).rowcount
         if done:
@@ -330,6 +335,7 @@ class PostgresInbox:
             parked=0,
             failed=0,
             lag=timedelta(),
+            errors={},
         )
         self._count(connection, result)
         return result

@@ -247,7 +247,8 @@ class PostgresOutbox:
         connection, new = self._session.connection()
         if new or not self._reached:  # the claim's locks went with the connection that held them
             raise TransientError(
-                f"contour {self.settings.contour.name}: the connection that held the claim is gone"
+                f"contour {self.settings.contour.name}: the connection that held the claim is gone",
+                kind="PostgreSQL: connection failed",
             )
         return connection
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from rich.console import Console
 from bench import layout, pgbench, plans, results, round_trips
 from bench.children import Child, cpu_seconds
 from bench.explain_capture import VALUES, insert_of
+from bench.handover import changes_of, within
 from bench.measure import rotated
 from bench.pacing import latencies, pace
 from bench.publish_latency import row_of
@@ -21,6 +25,7 @@ from bench.publish_split import CLAIM, REST_OF_CLAIM, Meter
 from bench.queue_health import Hour
 from bench.report import number, show, summarize
 from bench.results import Recorder, Result
+from bench.site import Run, pauses
 from bench.workers import Progress
 
 pytestmark = pytest.mark.unit
@@ -279,3 +284,31 @@ def test_processor_time_of_any_process_is_known() -> None:
 def test_a_child_that_fails_is_heard() -> None:
     with Child(os.kill, 0) as child, pytest.raises(RuntimeError, match="a child failed"):
         child.receive(60)
+
+
+def test_a_change_of_windows_lasts_from_the_new_process_until_after_the_old_one() -> None:
+    def run(started: float | None, ended: float | None) -> Run:
+        return Run("id", "SUCCESS", started, ended, {})
+
+    runs = [run(100.0, 140.0), run(130.0, 170.0), run(165.0, None), run(None, None)]
+    changes = changes_of(runs)
+    assert changes == [(125.0, 143.0), (160.0, 173.0)]
+    assert [within(moment, changes) for moment in (124.9, 125.0, 150.0, 173.0)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_pauses_lie_between_neighbours() -> None:
+    assert pauses([1.0, 1.5, 4.0]) == [(1.0, 0.5), (1.5, 2.5)]
+
+
+def test_a_run_without_a_living_process_is_not_alive() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine = Run("id", "STARTED", 1.0, None, {"process": f"host/{os.getpid()}/1"})
+    assert mine.alive
+    assert not replace(mine, tags={"process": f"host/{gone.pid}/1"}).alive
+    assert not replace(mine, tags={}).alive

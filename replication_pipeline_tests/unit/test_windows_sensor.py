@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -25,11 +28,11 @@ from replication_pipeline import definitions
 from replication_pipeline.defs import processes, sensors
 from replication_pipeline.defs.lanes import Lane, apply_lane, publish_lane
 from replication_pipeline.defs.resources import PostgresResource
-from replication_pipeline.defs.scaling import (
+from replication_pipeline.defs.scaling import Load, Running, decide
+from replication_pipeline.defs.window_runs import (
     HANDOVER,
     Failures,
     LiveWindow,
-    decide,
     live_windows,
     recent_failures,
 )
@@ -44,11 +47,14 @@ LANE = Lane(
     contour="a",
     job="publish",
     role="publisher",
+    op="publish_batches",
     window=WINDOW,
+    extra_window=timedelta(minutes=2),
     margin=timedelta(minutes=5),
     minimum=1,
     maximum=4,
     per_window=5_000,
+    late=timedelta(seconds=10),
 )
 
 
@@ -93,21 +99,24 @@ class Waiting(PostgresResource):
     unpublished: int = 0
     parked: int = 0
     lag: int = 0
+    done: int = 0
+    age: float = 1.0
+    workers: int = 9
 
     def status(self) -> ContourStatus:
         return ContourStatus(
             contour="a",
             unpublished=self.unpublished,
-            oldest_unpublished_seconds=1.0 if self.unpublished else 0.0,
+            oldest_unpublished_seconds=self.age if self.unpublished else 0.0,
             parked_publish=self.parked,
             held_publish=0,
             parked_apply=0,
-            publishers=0,
-            appliers=0,
+            publishers=self.workers,
+            appliers=self.workers,
             apply_lag_events=self.lag,
-            processed_total=0,
+            processed_total=self.done,
             failed_total=0,
-            applied_total=0,
+            applied_total=self.done,
             skipped_total=0,
             conflicts_total=0,
         )
@@ -207,7 +216,8 @@ def verdicts(result: dg.SensorResult) -> dict[str, bool]:
     ],
 )
 def test_decision(running: int, backlog: int | None, before: int, more: int, text: str) -> None:
-    decision = decide(LANE, running=running, backlog=backlog, called_for_before=before)
+    load = None if backlog is None else Load(backlog)
+    decision = decide(LANE, running=Running(young=running), load=load, called_for_before=before)
     assert (decision.request, decision.text) == (more, text)
 
 
@@ -234,11 +244,15 @@ def test_which_windows_count(window: LiveWindow, counts: bool) -> None:
 
 def test_failing_windows_come_later_and_later() -> None:
     pauses = [Failures(number).pause_left().total_seconds() for number in range(8)]
-    assert pauses == [0, 5, 10, 20, 40, 60, 60, 60]
-    waiting = decide(LANE, running=0, backlog=0, failures=Failures(3, timedelta(seconds=8)))
+    assert pauses == [0, 0, 5, 10, 20, 40, 60, 60]
+    waiting = decide(
+        LANE, running=Running(), load=Load(0), failures=Failures(3, timedelta(seconds=4))
+    )
     assert waiting.request == 0
-    assert "the last 3 windows failed, next try in 12 s" in waiting.text
-    again = decide(LANE, running=0, backlog=0, failures=Failures(3, timedelta(seconds=20)))
+    assert "the last 3 windows failed, next try in 6 s" in waiting.text
+    again = decide(
+        LANE, running=Running(), load=Load(0), failures=Failures(3, timedelta(seconds=20))
+    )
     assert again.request == 1
 
 
@@ -259,8 +273,10 @@ def test_a_requested_run_counts_from_the_queue_on(
         result = requested(instance, settings, Waiting(unpublished=12))
         assert count(result) == 0, status
         assert isinstance(result.skip_reason, dg.SkipReason)
-        assert result.skip_reason.skip_message == (
-            "1 publish window runs, 1 wanted (12 unpublished)"
+        assert re.fullmatch(
+            r"1 publish window runs(, 1 of them yet to start)?, 1 wanted "
+            r"\(12 unpublished, the oldest for 1 s(, none done since the last look)?\)",
+            str(result.skip_reason.skip_message),
         )
         instance.delete_run(run_id)
 
@@ -307,7 +323,7 @@ def test_a_run_that_died_before_its_first_line_is_replaced(
 def test_a_window_launched_by_hand_is_taken_at_its_own_length(
     instance: dg.DagsterInstance, settings: Settings
 ) -> None:
-    run(instance, dg.DagsterRunStatus.STARTED, age=700, window_seconds="3600")
+    run(instance, dg.DagsterRunStatus.STARTED, age=700, window="3600s")
     assert count(requested(instance, settings, Waiting())) == 0
 
 
@@ -315,18 +331,141 @@ def test_a_lasting_backlog_calls_for_more_windows_up_to_the_most(
     instance: dg.DagsterInstance, settings: Settings
 ) -> None:
     run(instance, dg.DagsterRunStatus.STARTED)
-    first = requested(instance, settings, Waiting(unpublished=12_000))
+    waiting = Waiting(unpublished=12_000)
+    first = requested(instance, settings, waiting)
     assert count(first) == 0, "it may drain before a new process is up"
-    second = requested(instance, settings, Waiting(unpublished=12_000), cursor=first.cursor)
+    waiting = Waiting(unpublished=12_000, done=900)
+    second = requested(instance, settings, waiting, cursor=first.cursor)
     assert count(second) == 2
     run(instance, dg.DagsterRunStatus.QUEUED)
     run(instance, dg.DagsterRunStatus.QUEUED)
-    third = requested(instance, settings, Waiting(unpublished=12_000), cursor=second.cursor)
+    waiting = Waiting(unpublished=12_000, done=1_800)
+    third = requested(instance, settings, waiting, cursor=second.cursor)
     assert count(third) == 0
-    fourth = requested(instance, settings, Waiting(unpublished=10**6), cursor=third.cursor)
+    waiting = Waiting(unpublished=10**6, done=2_700)
+    fourth = requested(instance, settings, waiting, cursor=third.cursor)
     assert count(fourth) == 0
-    fifth = requested(instance, settings, Waiting(unpublished=10**6), cursor=fourth.cursor)
+    waiting = Waiting(unpublished=10**6, done=3_600)
+    fifth = requested(instance, settings, waiting, cursor=fourth.cursor)
     assert count(fifth) == 1
+
+
+def ticks(
+    instance: dg.DagsterInstance, settings: Settings, *looks: Waiting, **more: Any
+) -> dg.SensorResult:
+    """The last of some ticks."""
+    result = requested(instance, settings, looks[0], **more)
+    for look in looks[1:]:
+        result = requested(instance, settings, look, cursor=result.cursor, **more)
+    return result
+
+
+def test_windows_beyond_the_least_number_are_short_and_the_others_whole(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    result = ticks(instance, settings, *(Waiting(unpublished=12_000, done=n) for n in range(2)))
+    lengths = [request.tags["window"] for request in result.run_requests or []]
+    assert lengths == ["120s", "120s", "600s"]
+    for request in result.run_requests or []:
+        config = request.run_config["ops"]["publish_batches"]["config"]
+        assert f"{config['window_seconds']:g}s" == request.tags["window"]
+    dagster_limits = [int(r.tags["dagster/max_runtime"]) for r in result.run_requests or []]
+    assert dagster_limits == [420, 420, 900]
+
+
+def test_extra_windows_are_renewed_while_the_backlog_lasts_and_go_with_it(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    run(instance, dg.DagsterRunStatus.STARTED, age=5)
+    run(instance, dg.DagsterRunStatus.STARTED, age=85, window="120s")
+    still = [Waiting(unpublished=9_000, done=n) for n in range(2)]
+    assert count(ticks(instance, settings, *still)) == 1
+    half = [Waiting(unpublished=2_000, done=n) for n in range(2)]
+    assert count(ticks(instance, settings, *half)) == 0
+
+
+def test_a_window_is_kept_until_the_backlog_is_half_of_what_called_for_it(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    """Else it would go and come again at each wave."""
+    for backlog, wanted in ((5_001, 2), (2_600, 2), (2_500, 1)):
+        instance.wipe()
+        run(instance, dg.DagsterRunStatus.STARTED)
+        run(instance, dg.DagsterRunStatus.STARTED)
+        looks = [Waiting(unpublished=backlog, done=n) for n in range(2)]
+        result = ticks(instance, settings, *looks)
+        assert f"2 publish windows run, {wanted} wanted" in str(result.skip_reason)
+
+
+def test_while_nothing_moves_more_windows_would_not_help(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    run(instance, dg.DagsterRunStatus.STARTED)
+    stuck = [Waiting(unpublished=50_000 + n, done=7) for n in range(4)]
+    result = ticks(instance, settings, *stuck)
+    assert count(result) == 1, "the one that runs may be what stands still"
+    run(instance, dg.DagsterRunStatus.STARTED)
+    result = ticks(instance, settings, *stuck)
+    assert count(result) == 0
+    assert "none done since the last look" in str(result.skip_reason)
+
+
+def test_events_that_wait_for_long_call_for_one_more_window(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    run(instance, dg.DagsterRunStatus.STARTED)
+    late = [Waiting(unpublished=3, age=11.0, done=n) for n in range(2)]
+    assert count(ticks(instance, settings, late[0])) == 0
+    assert count(ticks(instance, settings, *late)) == 1
+    queued = run(instance, dg.DagsterRunStatus.QUEUED)
+    assert count(ticks(instance, settings, *late)) == 0
+    instance.delete_run(queued)
+    run(instance, dg.DagsterRunStatus.STARTED)
+    assert "2 wanted" in str(ticks(instance, settings, *late).skip_reason)
+    better = [Waiting(unpublished=3, age=6.0, done=n) for n in range(2)]
+    assert "2 wanted" in str(ticks(instance, settings, *better).skip_reason)
+    well = [Waiting(unpublished=3, age=4.0, done=n) for n in range(2)]
+    assert "1 wanted" in str(ticks(instance, settings, *well).skip_reason)
+    parked = [Waiting(unpublished=3, parked=1, age=9_999.0, done=n) for n in range(2)]
+    assert "1 wanted" in str(ticks(instance, settings, *parked).skip_reason)
+    instance.wipe()
+    run(instance, dg.DagsterRunStatus.QUEUED)
+    assert count(ticks(instance, settings, *late)) == 0, "the first one is yet to start"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+    ],
+)
+def test_a_slow_queue_of_runs_is_not_filled_with_more(
+    instance: dg.DagsterInstance, settings: Settings, status: dg.DagsterRunStatus
+) -> None:
+    cursor, total = None, 0
+    for number in range(20):
+        look = Waiting(unpublished=10_000 * (number + 1), age=5.0 * number, done=number)
+        result = requested(instance, settings, look, cursor=cursor)
+        cursor = result.cursor
+        for _ in range(count(result)):
+            run(instance, status)
+            total += 1
+    assert total == settings.publisher.max_publishers
+    assert f"{total} of them yet to start" in str(result.skip_reason)
+
+
+def test_a_run_that_never_gets_going_is_replaced_unless_it_is_queued(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    run(instance, dg.DagsterRunStatus.STARTING)
+    now = time.time()
+    assert [w.counts() for w in live_windows(instance, LANE, now + 55)] == [True]
+    assert [w.counts() for w in live_windows(instance, LANE, now + 65)] == [False]
+    instance.wipe()
+    run(instance, dg.DagsterRunStatus.QUEUED)
+    assert [w.counts() for w in live_windows(instance, LANE, now + 3_600)] == [True]
 
 
 def test_parked_events_call_for_no_window(instance: dg.DagsterInstance, settings: Settings) -> None:
@@ -338,15 +477,23 @@ def test_apply_scales_on_lag(instance: dg.DagsterInstance, settings: Settings) -
     run(instance, dg.DagsterRunStatus.STARTED, lane=apply_lane(settings))
     first = requested(instance, settings, Waiting(lag=15_000), sensors.apply_sensor)
     assert count(first) == 0
-    second = requested(
-        instance, settings, Waiting(lag=15_000), sensors.apply_sensor, cursor=first.cursor
-    )
+    waiting = Waiting(lag=15_000, done=10)
+    second = requested(instance, settings, waiting, sensors.apply_sensor, cursor=first.cursor)
     assert count(second) == 1
 
 
 @pytest.mark.parametrize("cursor", ["", "not JSON", "{}", '{"called_for": 9}', "[]", "null"])
 def test_a_strange_cursor_is_an_empty_one(cursor: str) -> None:
     assert sensors.Memory.read(cursor) == sensors.Memory()
+
+
+def test_every_tick_tells_its_decision(instance: dg.DagsterInstance, settings: Settings) -> None:
+    requesting = requested(instance, settings, Waiting())
+    assert count(requesting) == 1
+    words = "0 publish windows run, 1 wanted (0 unpublished)"
+    assert str(requesting.cursor).startswith(f'{{"decision": "{words}"')
+    memory = sensors.Memory.read(requesting.cursor)
+    assert sensors.Memory.read(memory.write()) == memory
 
 
 def test_requests_carry_tags_and_their_reason(
@@ -358,7 +505,7 @@ def test_requests_carry_tags_and_their_reason(
         "contour": "a",
         "role": "publisher",
         "lane": "a/publish",
-        "window_seconds": "600",
+        "window": "600s",
         "dagster/max_runtime": "900",
         "dagster/max_retries": "0",
         "dagster/priority": "10",
@@ -389,9 +536,16 @@ def test_windows_that_fail_at_once_are_not_started_every_tick(
     result = requested(instance, settings, Waiting())
     assert count(result) == 0
     assert "the last 4 windows failed" in str(result.skip_reason)
-    assert recent_failures(instance, LANE, time.time() + 41).pause_left() == timedelta()
+    assert recent_failures(instance, LANE, time.time() + 21).pause_left() == timedelta()
     run(instance, dg.DagsterRunStatus.SUCCESS)
     assert recent_failures(instance, LANE, time.time()) == Failures()
+
+
+def test_a_single_window_that_failed_or_was_killed_is_replaced_at_once(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    run(instance, dg.DagsterRunStatus.FAILURE)
+    assert count(requested(instance, settings, Waiting())) == 1
 
 
 def test_a_run_whose_process_is_gone_does_not_count(
@@ -410,6 +564,51 @@ def test_a_run_whose_process_is_gone_does_not_count(
         alive.communicate(b"\n", timeout=10)
     assert count(requested(instance, settings, Waiting())) == 1
     assert [window.gone for window in live_windows(instance, LANE, time.time())] == [True]
+
+
+def test_a_run_whose_process_is_gone_is_ended_in_dagsters_books(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    host, pid, started = str(processes.mark()).split("/")
+    here = run(instance, dg.DagsterRunStatus.STARTED, process=f"{host}/{pid}/{int(started) + 1}")
+    elsewhere = run(instance, dg.DagsterRunStatus.STARTED, process=f"elsewhere/{pid}/1")
+
+    def status(run_id: str) -> str:
+        found = instance.get_run_by_id(run_id)
+        assert found is not None
+        return found.status.value
+
+    first = requested(instance, settings, Waiting())
+    assert status(here) == "STARTED", "it may be about to tell its end"
+    requested(instance, settings, Waiting(), cursor=first.cursor)
+    assert (status(here), status(elsewhere)) == ("FAILURE", "STARTED")
+
+
+def test_a_window_that_postgresql_does_not_hear_of_does_not_count(
+    instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    """Its host is gone, or its process is frozen: nobody could tell Dagster."""
+    run(instance, dg.DagsterRunStatus.STARTED, age=200)
+
+    def after(seconds: float, workers: int) -> dg.SensorResult:
+        first = requested(instance, settings, Waiting(workers=0))
+        assert count(first) == 0, "it may just not have been heard of yet, after an outage"
+        earlier = sensors.Memory.read(first.cursor)
+        assert earlier.silent_since is not None
+        earlier = replace(earlier, silent_since=earlier.silent_since - seconds)
+        return requested(instance, settings, Waiting(workers=workers), cursor=earlier.write())
+
+    assert count(after(10, workers=0)) == 0
+    (request,) = after(16, workers=0).run_requests or []
+    assert "of which the database has not heard" in request.tags["requested_because"]
+    assert request.tags["window"] == "600s"
+    assert count(after(16, workers=1)) == 0
+    cursor = after(16, workers=0).cursor
+    outage = requested(instance, settings, Away(), cursor=cursor)
+    assert count(outage) == 0, "nobody can be heard without the database"
+    assert sensors.Memory.read(outage.cursor).silent_since is None
+    run(instance, dg.DagsterRunStatus.STARTED, age=5)
+    assert count(after(16, workers=1)) == 0, "the new one is there already"
 
 
 def test_only_a_process_that_was_here_can_be_gone() -> None:

@@ -419,7 +419,7 @@ on conflict (topic, partition, kafka_offset) do update
                      else excluded.reason end,
        detail = excluded.detail, blocked_by = excluded.blocked_by,
        attempts = p.attempts + 1, retried_at = clock_timestamp()
-returning p.id
+returning p.id, p.reason
 
 -- name: park_homeless
 -- Events of tables that are configured and not set up here: kept until they are.

@@ -1,0 +1,262 @@
+"""A contour under Dagster as in production: code server, daemon, webserver, kept alive by a supervisor.
+
+The processes are those of the demo (``demo.dagster_services``), with the product's own dagster.yaml.
+What Dagster believes is read from its storage by SQL, so that nothing here has to import it.
+``keep_alive`` is the supervisor: it starts what has ended anew, at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import psycopg
+import yaml
+
+from replication_pipeline.demo.dagster_services import DagsterServices, listens
+from replication_pipeline.demo.leftovers import is_run, kill_leftovers, processes_of
+from replication_pipeline.demo.place import Place
+from replication_pipeline.embedded import EmbeddedPostgres, ManagedProcess
+from replication_pipeline.embedded.process import free_port, wait_until
+from replication_pipeline.embedded.state import StateDirectory
+from replication_pipeline.settings import Settings
+
+LONGEST_START: Final = 120.0
+WINDOWS: Final = """
+select r.run_id, r.status, r.start_time, r.end_time,
+       (select jsonb_object_agg(t.key, t.value) from run_tags t where t.run_id = r.run_id)
+  from runs r join run_tags j on j.run_id = r.run_id and j.key = 'lane' and j.value like %s
+ order by r.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Services(DagsterServices):
+    """With a database of its own for Dagster's storage."""
+
+    database: str
+
+    def _run(
+        self, name: str, arguments: Any, more: Mapping[str, str] | None = None
+    ) -> ManagedProcess:
+        environment = {**(more or {}), "DAGSTER_PG_DB": self.database}
+        return DagsterServices._run(self, name, arguments, environment)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A window in Dagster's books. Times are seconds since 1970."""
+
+    run_id: str
+    status: str
+    started: float | None
+    ended: float | None
+    tags: Mapping[str, str]
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process, once it has told."""
+        mark = self.tags.get("process", "")
+        return int(mark.split("/")[1]) if mark.count("/") == 2 else None  # noqa: PLR2004
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is such a process."""
+        if self.pid is None:
+            return False
+        try:
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+@dataclass(slots=True)
+class Site:
+    """One contour; ``running`` makes and removes it."""
+
+    settings: Settings
+    services: Services
+    code_port: int
+    ui_port: int
+    _up: dict[str, ManagedProcess] = field(default_factory=dict)
+    _watched: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, *names: str) -> None:
+        """Start those of the three services that don't run."""
+        begin: dict[str, Callable[[], ManagedProcess]] = {
+            "code server": lambda: self.services.code_server(
+                self.settings.contour.name, self.code_port
+            ),
+            "daemon": self.services.daemon,
+            "webserver": lambda: self.services.webserver(self.ui_port),
+        }
+        with self._lock:
+            for name in names:
+                if name not in self._up or not self._up[name].alive:
+                    self._up[name] = begin[name]()
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL, with what belongs to it. ``run`` is the publish window, ``machine`` everything."""
+        for name in names:
+            if name == "machine":
+                with self._lock:  # nobody starts anything meanwhile
+                    kill_leftovers(self.services.place.root)
+                    for service in self._up.values():
+                        service.kill()
+            elif name == "run":
+                for run in self.windows("publish"):
+                    if run.status == "STARTED" and run.alive and run.pid:
+                        psutil.Process(run.pid).kill()
+            else:
+                process = psutil.Process(self._up[name].pid)
+                for one in (process, *(p for p in process.children() if not is_run(p))):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.kill()
+
+    @contextlib.contextmanager
+    def keep_alive(self) -> Iterator[None]:
+        """Be the supervisor while the block runs."""
+
+        def watch() -> None:
+            while not self._watched.wait(0.05):
+                self.start(*self._up)
+
+        self._watched.clear()
+        watcher = threading.Thread(target=watch, name="supervisor")
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._watched.set()
+            watcher.join()
+
+    def storage(self) -> psycopg.Connection:
+        """Dagster's own database."""
+        return psycopg.connect(
+            f"host={EmbeddedPostgres.host} port={self.services.storage_port} "
+            f"dbname={self.services.database} user=postgres",
+            autocommit=True,
+        )
+
+    def windows(self, job: str = "%") -> list[Run]:
+        """All of the lane that Dagster's books have, the oldest first."""
+        with self.storage() as storage:
+            rows = storage.execute(WINDOWS, [f"%/{job}"]).fetchall()
+        return [Run(*row) for row in rows]
+
+    def last_tick(self) -> float:
+        """When the publish sensor last ended a tick well; 0 for never."""
+        with self.storage() as storage:
+            row = storage.execute(
+                "select extract(epoch from max(update_timestamp))::float8 from job_ticks "
+                "where status in ('SKIPPED', 'SUCCESS') and tick_body like '%publish%'"
+            ).fetchone()
+        return (row and row[0]) or 0.0
+
+    def processes(self) -> Mapping[str, list[psutil.Process]]:
+        """All that run, by what they are: services, and runs by their job."""
+        jobs = {run.pid: f"run {run.tags['lane'].rpartition('/')[2]}" for run in self.windows()}
+        found: dict[str, list[psutil.Process]] = {}
+        for process in processes_of(self.services.place.root):
+            command = " ".join(process.cmdline())
+            if is_run(process):
+                name = jobs.get(process.pid, "run, starting")
+            elif "webserver" in command:
+                name = "webserver"
+            elif "_daemon" in command:
+                name = "daemon"
+            elif "code-server" in command or "grpc" in command:
+                name = "code server"
+            else:
+                name = "other"
+            found.setdefault(name, []).append(process)
+        return found
+
+    def until_running(self, job: str = "publish") -> Run:
+        """Wait for a window that works; returns it."""
+        found: list[Run] = []
+
+        def runs() -> bool:
+            found[:] = [r for r in self.windows(job) if r.status == "STARTED" and r.alive]
+            return bool(found)
+
+        wait_until(runs, timeout=LONGEST_START, what=f"a {job} window")
+        return found[-1]
+
+    def log(self, name: str) -> Path:
+        """Where a service's output is."""
+        return self._up[name].log_file
+
+
+@contextlib.contextmanager
+def site(
+    root: Path,
+    server: EmbeddedPostgres,
+    settings: Settings,
+    *,
+    database: str = "dagster_site",
+    webserver: bool = False,
+    **sections: Mapping[str, Any],
+) -> Iterator[Site]:
+    """Dagster for the contour of ``settings``, ready to replicate; ``sections`` are configuration."""
+    state = StateDirectory(root)
+    state.claim()
+    place = Place(state.path, {}, state)
+    for folder in (place.logs, place.dagster_home):
+        folder.mkdir()
+    name = settings.contour.name
+    kafka = settings.kafka.model_dump(include={"bootstrap_servers", "topic_prefix"})
+    content = {
+        "contour": settings.contour.model_dump(),
+        "postgres": {"dsn": settings.postgres.dsn.get_secret_value()},
+        "kafka": kafka,
+        "tables": [*settings.tables],
+        **{section: dict(values) for section, values in sections.items()},
+    }
+    place.config(name).write_text(yaml.safe_dump(content), encoding="utf-8")
+    server.create_database(database)
+    found = Site(settings, Services(place, server.port, database), free_port(), free_port())
+    found.services.write_home({name: found.code_port})
+    try:
+        found.services.migrate()
+        found.start("code server")
+        wait_until(lambda: listens(found.code_port), timeout=LONGEST_START, what="the code server")
+        found.start("daemon", *(["webserver"] if webserver else []))
+        yield found
+    finally:
+        found.kill("machine")
+        state.release()
+
+
+def paced_writer(dsn: str, rate: float, over: threading.Event) -> threading.Thread:
+    """A row each ``1 / rate`` seconds until ``over``, in a thread that is started."""
+
+    def write() -> None:
+        with psycopg.connect(dsn, autocommit=True) as application:
+            number, began = 0, time.monotonic()
+            while not over.wait(max(0.0, began + number / rate - time.monotonic())):
+                number += 1
+                application.execute("insert into users (id) values (%s)", [number])
+
+    writer = threading.Thread(target=write, name="writer")
+    writer.start()
+    return writer
+
+
+PUBLISHED: Final = """
+select extract(epoch from published_at)::float8, extract(epoch from created_at)::float8
+  from replication.replication_queue where published order by published_at
+"""
+
+
+def pauses(moments: list[float]) -> list[tuple[float, float]]:
+    """When each pause between two neighbours began, and how long it was."""
+    return [(one, other - one) for one, other in itertools.pairwise(moments)]
