@@ -33,6 +33,8 @@ def ours(settings: Settings, progress: Progress) -> Iterator[Ready]:
                 if consumer.poll(1, LOOK):
                     consumer.rewind()
 
-        window = partial(runtime.apply_window, settings, inbox=inbox, consumer=consumer)
+        window = partial(
+            runtime.apply_window, settings, inbox=inbox, consumer=consumer, instance=instance
+        )
         run = partial(work, window, "applier", instance, progress)
         yield Ready(run, join)
