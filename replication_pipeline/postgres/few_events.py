@@ -51,7 +51,7 @@ class _Function:
 
 @dataclass(slots=True)
 class FewEvents:
-    """Of one session. ``applied`` is asked within a transaction that somebody else begins and ends."""
+    """Of one session. ``apply`` runs within a transaction that somebody else begins and ends."""
 
     settings: Settings
     instance: str
