@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 
 from replication_pipeline import runtime
 from replication_pipeline.domain.model import WindowTotals
@@ -29,6 +30,14 @@ from replication_pipeline.settings import Settings
 NAMES = "abc"
 LONGEST = timedelta(seconds=30)
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A test that has set logging up within this process leaves it writing to a file that is closed."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session")

@@ -103,5 +103,6 @@ def test_refused_and_parked_events_are_told_by_kind(
     kinds = {row["kind"]: row for row in records(report["errors_by_kind"])}
     assert kinds["missing_parent"]["outcome"] == "parked"
     assert kinds["missing_parent"]["events"] == 1
-    assert "missing_parent" in records(report["failed_batches"])[0]["error"]
+    # Both may come in one batch, or in two.
+    assert any("missing_parent" in str(row["error"]) for row in records(report["failed_batches"]))
     assert report["parked"] == sum(row["events"] for row in kinds.values())

@@ -12,6 +12,7 @@ from typing import Final
 INTEGRATION: Final = "replication_pipeline_tests/integration/"
 MACHINE: Final = INTEGRATION + "test_machine.py"
 RACES: Final = INTEGRATION + "test_apply_races.py"
+FEW_EVENTS: Final = INTEGRATION + "test_few_events.py"
 DECISIONS: Final = INTEGRATION + "test_decisions.py"
 APPLY: Final = INTEGRATION + "test_apply.py"
 PUBLISH: Final = INTEGRATION + "test_publish.py"
@@ -20,6 +21,8 @@ HEARTBEATS: Final = INTEGRATION + "test_heartbeats.py"
 
 STAGING: Final = "replication_pipeline/postgres/staging.py"
 APPLY_SQL: Final = "sql/queries/apply.sql"
+FEW_SQL: Final = "sql/queries/apply_few.sql"
+FEW_PY: Final = "replication_pipeline/postgres/few_events.py"
 CLOCK_SQL: Final = "sql/schema/30_clock.sql"
 STATEMENTS_SQL: Final = "sql/schema/41_capture_statements.sql"
 FUNCTIONS_SQL: Final = "sql/schema/42_capture_functions.sql"
@@ -174,8 +177,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "applied changes fire triggers", APPLY_SQL,
-        "select set_config('session_replication_role', 'replica', true)",
-        "select set_config('session_replication_role', 'origin', true)", (MACHINE,),
+        "select set_config('session_replication_role', 'replica', %(of_the_transaction)s)",
+        "select set_config('session_replication_role', 'origin', %(of_the_transaction)s)", (MACHINE,),
     ),
     Mutant(
         "own events are applied", STAGING,
@@ -228,10 +231,38 @@ MUTANTS: Final = (
         " where false and s.op = 'd' and {same_key}\n   and exists (select from {child}", (MACHINE,),
     ),
     Mutant(
-        "the applier's session fires no triggers for good", APPLY_SQL,
-        "select set_config('session_replication_role', 'replica', true)",
-        "select set_config('session_replication_role', 'replica', false)",
-        (APPLY + "::test_triggers_are_off_for_the_transaction_only",),
+        "a pooler's session is taken for the applier's own",
+        "replication_pipeline/postgres/connection.py",
+        "return row is None or row[0] != connection.info.backend_pid", "return row is None",
+        (APPLY + "::test_triggers_are_off_for_the_transaction_only_behind_a_pooler",),
+    ),
+    Mutant(
+        "a few events leave no conflicts", FEW_SQL,
+        "if conflicts[{place}] > 0 then", "if false then", (FEW_EVENTS,),
+    ),
+    Mutant(
+        "a few events do not look whom they would orphan", FEW_SQL,
+        """  if {deletes} then
+    {statements}
+""",
+        """  if false then
+    {statements}
+""",
+        (FEW_EVENTS,),
+    ),
+    Mutant(
+        "a few events do not lock their parents", FEW_PY,
+        "lines += [*checks, *locks, *(checks if locks else ())]", "lines += checks", (RACES,),
+    ),
+    Mutant(
+        "what is unusual among a few events is committed", FEW_SQL,
+        """  if n_parked > 0 then
+    return;
+""",
+        """  if false then
+    return;
+""",
+        (FEW_EVENTS,),
     ),
     # --- restores, and forgetting
     Mutant(

@@ -39,7 +39,7 @@ SUSPECTS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "failed deliveries are dropped": ("a refused event counts as delivered",),
     "a session's mark not to capture outlives its transaction": (
-        "the applier's session fires no triggers for good",
+        "a pooler's session is taken for the applier's own",
         "capture leaves triggers off behind itself",
     ),
     "images by to_jsonb": ("images by to_jsonb",),
