@@ -21,7 +21,7 @@ from replication_pipeline.engine.companion import Accompanied, Companion
 from replication_pipeline.engine.heartbeat import Beating, Listening
 from replication_pipeline.engine.lanes import Lanes
 from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
-from replication_pipeline.engine.publish import TURN, PublishCycle
+from replication_pipeline.engine.publish import PublishCycle
 from replication_pipeline.engine.republish import Republish, Selection, Watcher
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.engine.window import Cycle, Observer, Until, Window
@@ -169,7 +169,7 @@ def publish_window(
             publisher.batch_size,
             publisher.max_batch_size,
             stop,
-            0.0 if until == "one_cycle" else TURN,
+            batch_a_turn=until == "one_cycle",
         )
 
     @contextmanager

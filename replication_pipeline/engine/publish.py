@@ -50,8 +50,7 @@ class PublishCycle:
     batch_size: int
     max_batch_size: int
     stop: StopToken
-    turn: float = TURN
-    """Seconds; 0 makes a turn one batch."""
+    batch_a_turn: bool = False
     backlog: bool = field(default=False)
     """Whether the last turn's time was over before its work was."""
     _limit: int = field(init=False)
@@ -149,7 +148,7 @@ class _Turn:
         return self.results
 
     def _has_time(self) -> bool:
-        return time.perf_counter() - self.started < self.cycle.turn
+        return not self.cycle.batch_a_turn and time.perf_counter() - self.started < TURN
 
     def _request(self, limit: int) -> _Asked:
         return _Asked(time.perf_counter(), self.cycle.outbox.request(limit))
