@@ -22,7 +22,6 @@ HEARTBEATS: Final = INTEGRATION + "test_heartbeats.py"
 STAGING: Final = "replication_pipeline/postgres/staging.py"
 APPLY_SQL: Final = "sql/queries/apply.sql"
 FEW_SQL: Final = "sql/queries/apply_few.sql"
-FEW_PY: Final = "replication_pipeline/postgres/few_events.py"
 CLOCK_SQL: Final = "sql/schema/30_clock.sql"
 STATEMENTS_SQL: Final = "sql/schema/41_capture_statements.sql"
 FUNCTIONS_SQL: Final = "sql/schema/42_capture_functions.sql"
@@ -251,10 +250,6 @@ MUTANTS: Final = (
         (FEW_EVENTS,),
     ),
     Mutant(
-        "a few events do not lock their parents", FEW_PY,
-        "lines += [*checks, *locks, *(checks if locks else ())]", "lines += checks", (RACES,),
-    ),
-    Mutant(
         "what is unusual among a few events is committed", FEW_SQL,
         """  if n_parked > 0 then
     return;
@@ -262,7 +257,7 @@ MUTANTS: Final = (
         """  if false then
     return;
 """,
-        (FEW_EVENTS,),
+        (HEARTBEATS + "::test_an_old_event_of_a_forgotten_delete_is_parked_not_applied",),
     ),
     # --- restores, and forgetting
     Mutant(
