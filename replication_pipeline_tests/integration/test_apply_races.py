@@ -93,6 +93,18 @@ def test_a_row_deleted_meanwhile_does_not_come_back(
     assert b.contour.run("select value from parent") == []
 
 
+def test_a_child_waits_for_a_parent_that_is_being_deleted(places: tuple[Place, Place]) -> None:
+    a, b = places
+    a.contour.run("insert into parent values (1, 'parent')")
+    b.deliver(a.publish())
+    a.contour.run("insert into child values (1, 1)")
+    local = writer(b)
+    local.execute("delete from parent")
+    with delivering(b, a.publish()):
+        local.commit()
+    assert b.contour.run("select id from child") == []
+
+
 def test_a_parent_is_not_deleted_under_a_child_that_commits_meanwhile(
     places: tuple[Place, Place],
 ) -> None:

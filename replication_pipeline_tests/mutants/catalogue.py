@@ -250,6 +250,11 @@ MUTANTS: Final = (
         (FEW_EVENTS,),
     ),
     Mutant(
+        "a few events do not lock their parents", "replication_pipeline/postgres/few_events.py",
+        "lines += [*checks, *locks, *(checks if locks else ())]", "lines += checks",
+        (RACES + "::test_a_child_waits_for_a_parent_that_is_being_deleted",),
+    ),
+    Mutant(
         "what is unusual among a few events is committed", FEW_SQL,
         """  if n_parked > 0 then
     return;
