@@ -70,6 +70,14 @@ class OffsetConflictError(TransientError):
     def __init__(self, message: str) -> None:
         super().__init__(message, kind="offset moved by another consumer")
 
+    @classmethod
+    def of(cls, contour: str) -> OffsetConflictError:
+        """Told by whoever comes second."""
+        return cls(
+            f"contour {contour}: another consumer moved an offset first; "
+            "the batch is dropped and read again"
+        )
+
 
 class WrongContourError(FatalError):
     """The database belongs to another contour than the configuration says."""

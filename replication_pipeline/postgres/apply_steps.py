@@ -60,6 +60,13 @@ class Staged:
     def __post_init__(self) -> None:
         self.merging = merge_plan(self.plan.table)
 
+    def learn(self, found: Incoming) -> None:
+        """What reading the events has told."""
+        self.own, self.staged = found.own, found.rows
+        if found.oldest:
+            age = datetime.now(UTC).timestamp() - microseconds_of(found.oldest) / 1_000_000
+            self.lag = timedelta(seconds=max(0.0, age))
+
 
 @dataclass(frozen=True, slots=True)
 class ApplySteps:
@@ -95,14 +102,7 @@ class ApplySteps:
         return parts
 
     def _stage_all(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
-        by_table: dict[str, list[Message]] = {}
-        plans: dict[str, TablePlan] = {}
-        for message in messages:
-            plan = self.plans.of(message)
-            plans[plan.table.name] = plan
-            by_table.setdefault(plan.table.name, []).append(message)
-        ordered = parents_first(p.table for p in plans.values())
-        parts = [Staged(plans[table.name], by_table[table.name]) for table in ordered]
+        parts = parts_of(messages, self.plans)
         judge = self._judge(again=again)
         for part in parts:
             self._stage(part, judge)
@@ -121,10 +121,7 @@ class ApplySteps:
         with self.connection.cursor() as cursor, cursor.copy(part.plan.stage) as copy:
             for row in part.plan.reader.read(part.messages, judge, found):
                 copy.write_row(row)
-        part.own, part.staged = found.own, found.rows
-        if found.oldest:
-            age = datetime.now(UTC).timestamp() - microseconds_of(found.oldest) / 1_000_000
-            part.lag = timedelta(seconds=max(0.0, age))
+        part.learn(found)
         if judge.me and found.rows:
             fresh = self._only(part.plan.remember, {"staged": part.staged})
             part.duplicates, part.staged = part.staged - fresh, fresh
@@ -136,14 +133,9 @@ class ApplySteps:
             part.staged = self._only(part.plan.reduce)
 
     def _judge(self, *, again: bool) -> Judge:
-        newest = datetime.now(UTC) + self.settings.consumer.max_clock_skew
-        return Judge(
-            me="" if again else self.settings.contour.name,
-            fenced=frozenset(
-                name for (name,) in self.connection.execute(SQL["fenced_contours"], prepare=True)
-            ),
-            newest_clock=int(newest.timestamp() * 1_000_000),
-        )
+        fenced = self.connection.execute(SQL["fenced_contours"], prepare=True)
+        me = "" if again else self.settings.contour.name
+        return judge(self.settings, me, frozenset(name for (name,) in fenced))
 
     def _guard_parents(
         self, parts: list[Staged], unique: list[UniquePlan], staged: dict[int, Table]
@@ -280,6 +272,24 @@ class ApplySteps:
 def _json_array(messages: Sequence[Message]) -> str:
     """All of them by their places; each is a JSON object, as it has been read."""
     return "[" + ",".join((m.value or b"null").decode() for m in messages) + "]"
+
+
+def parts_of(messages: Sequence[Message], plans: Plans) -> list[Staged]:
+    """The events of each table, parents first."""
+    by_table: dict[str, list[Message]] = {}
+    found: dict[str, TablePlan] = {}
+    for message in messages:
+        plan = plans.of(message)
+        found[plan.table.name] = plan
+        by_table.setdefault(plan.table.name, []).append(message)
+    ordered = parents_first(plan.table for plan in found.values())
+    return [Staged(found[table.name], by_table[table.name]) for table in ordered]
+
+
+def judge(settings: Settings, me: str, fenced: frozenset[str]) -> Judge:
+    """By what events that come now are judged."""
+    newest = datetime.now(UTC) + settings.consumer.max_clock_skew
+    return Judge(me=me, fenced=fenced, newest_clock=int(newest.timestamp() * 1_000_000))
 
 
 def total(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Final, LiteralString
 
 import psycopg
@@ -20,14 +19,13 @@ from psycopg import sql
 
 from replication_pipeline.domain.errors import OffsetConflictError
 from replication_pipeline.domain.model import Consumed, Message
-from replication_pipeline.domain.version import microseconds_of
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TEMPLATES, TablePlan
-from replication_pipeline.postgres.apply_steps import Staged
-from replication_pipeline.postgres.catalog import Table, parents_first
+from replication_pipeline.postgres.apply_steps import Staged, judge, parts_of
+from replication_pipeline.postgres.catalog import Table
 from replication_pipeline.postgres.fragments import Names, comma
 from replication_pipeline.postgres.plans import Plans
-from replication_pipeline.postgres.staging import Incoming, Judge, Row
+from replication_pipeline.postgres.staging import Incoming, Row
 from replication_pipeline.postgres.unique_keys import UniquePlan, unique_plan
 from replication_pipeline.settings import Settings
 
@@ -72,25 +70,21 @@ class FewEvents:
 
         Raises ``PoisonError`` for an event that can't be read.
         """
-        parts: list[Staged] = []
         values: list[object] = []
         contours: set[str] = set()
         if any(plans.lacks(message) for message in batch.messages):
             return None
-        for plan, messages in _by_table(batch.messages, plans):
-            part = Staged(plan, messages)
-            parts.append(part)
-            if plan.table.merges or plan.table.displace:
+        parts = parts_of(batch.messages, plans)
+        by = judge(self.settings, self.settings.contour.name, frozenset())  # fences are asked there
+        for part in parts:
+            if part.merging or part.plan.table.displace:
                 return None
             found = Incoming()
-            rows = list(plan.reader.read(messages, self._judge(), found))
+            rows = list(part.plan.reader.read(part.messages, by, found))
             if found.rivals or found.lacking or any(row[8] != "apply" for row in rows):
                 return None
             contours.update(str(row[2]) for row in rows)
-            part.own, part.staged = found.own, found.rows
-            if found.oldest:
-                age = datetime.now(UTC).timestamp() - microseconds_of(found.oldest) / 1_000_000
-                part.lag = timedelta(seconds=max(0.0, age))
+            part.learn(found)
             if rows:
                 values += [
                     [_composite(row) for row in rows],
@@ -121,10 +115,7 @@ class FewEvents:
         assert row is not None
         advanced, usual, *told = row
         if not advanced:
-            raise OffsetConflictError(
-                f"contour {self.settings.contour.name}: another consumer moved an offset first; "
-                "the batch is dropped and read again"
-            )
+            raise OffsetConflictError.of(self.settings.contour.name)
         if not usual:
             return None
         for part, (fresh, applied, skipped, conflicts) in zip(
@@ -133,14 +124,6 @@ class FewEvents:
             part.duplicates, part.staged = part.staged - fresh, fresh
             part.applied, part.skipped, part.conflicts = applied, skipped, conflicts
         return parts
-
-    def _judge(self) -> Judge:
-        newest = datetime.now(UTC) + self.settings.consumer.max_clock_skew
-        return Judge(
-            me=self.settings.contour.name,
-            fenced=frozenset(),  # asked there
-            newest_clock=int(newest.timestamp() * 1_000_000),
-        )
 
     def _function(
         self, connection: psycopg.Connection, plans: Sequence[TablePlan]
@@ -161,22 +144,6 @@ class FewEvents:
 
 def _bytes(messages: Sequence[Message]) -> int:
     return sum(len(message.value or b"") for message in messages)
-
-
-def _by_table(
-    messages: Sequence[Message], plans: Plans
-) -> list[tuple[TablePlan, Sequence[Message]]]:
-    """The events of each table, parents first."""
-    by_table: dict[str, list[Message]] = {}
-    found: dict[str, TablePlan] = {}
-    for message in messages:
-        plan = plans.of(message)
-        found[plan.table.name] = plan
-        by_table.setdefault(plan.table.name, []).append(message)
-    if len(found) == 1:
-        return [(plan, by_table[name]) for name, plan in found.items()]
-    ordered = parents_first(plan.table for plan in found.values())
-    return [(found[table.name], by_table[table.name]) for table in ordered]
 
 
 def _composite(row: Row) -> str:

@@ -251,10 +251,7 @@ class PostgresInbox:
             },
         ).fetchone()
         if not (row and row[0]):
-            raise OffsetConflictError(
-                f"contour {self.settings.contour.name}: another consumer moved an offset first; "
-                "the batch is dropped and read again"
-            )
+            raise OffsetConflictError.of(self.settings.contour.name)
 
     # --- parked events and tombstones ------------------------------------------------------------
 
