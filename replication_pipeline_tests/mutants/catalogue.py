@@ -267,7 +267,7 @@ MUTANTS: Final = (
     # --- restores, and forgetting
     Mutant(
         "replay leaves out own events", "replication_pipeline/postgres/apply_steps.py",
-        'me="" if again else self.', "me=self.",
+        'me = "" if again else self.', "me = self.",
         (INTEGRATION + "test_replay.py::test_a_restored_contour_is_as_it_was",),
     ),
     Mutant(
