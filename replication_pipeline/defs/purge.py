@@ -10,13 +10,16 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
 from replication_pipeline.defs.window_runs import FINISHED
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
 
 MOST_RUNS: Final = 500
 MOST_EVENTS: Final = 5_000
@@ -95,6 +98,28 @@ def runless_events(
     instance: dg.DagsterInstance, contour: str, *, older_than: timedelta, limit: int = MOST_EVENTS
 ) -> int:
     """Delete old observations and changes of freshness that belong to no run; returns how many."""
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as Events
+
+    return delete_events(
+        instance,
+        Events.c.asset_key.startswith(_prefix(contour), autoescape=True),
+        (dg.DagsterEventType.ASSET_OBSERVATION, dg.DagsterEventType.FRESHNESS_STATE_CHANGE),
+        older_than=older_than,
+        limit=limit,
+    )
+
+
+def delete_events(
+    instance: dg.DagsterInstance,
+    of_assets: ColumnElement[bool],
+    kinds: Sequence[dg.DagsterEventType],
+    *,
+    older_than: timedelta,
+    limit: int,
+) -> int:
+    """Delete old events of ``kinds`` that belong to no run, ``of_assets`` in the table of events; never
+    the newest of an asset and kind. Returns how many.
+    """
     import sqlalchemy as sa
     from dagster._core.storage.event_log import SqlEventLogStorage
     from dagster._core.storage.event_log.schema import (
@@ -107,14 +132,7 @@ def runless_events(
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         return 0
-    kinds = [
-        dg.DagsterEventType.ASSET_OBSERVATION.value,
-        dg.DagsterEventType.FRESHNESS_STATE_CHANGE.value,
-    ]
-    ours = sa.and_(
-        Events.c.asset_key.startswith(_prefix(contour), autoescape=True),
-        Events.c.dagster_event_type.in_(kinds),
-    )
+    ours = sa.and_(of_assets, Events.c.dagster_event_type.in_([kind.value for kind in kinds]))
     newest = (
         sa.select(sa.func.max(Events.c.id))
         .where(ours)

@@ -10,10 +10,12 @@ one of Dagster's SQL storages this does nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import dagster as dg
+
+from replication_pipeline.defs.purge import delete_events
 
 MOST: Final = 20_000
 STORED: Final = (dg.DagsterEventType.ASSET_OBSERVATION, dg.DagsterEventType.ASSET_MATERIALIZATION)
@@ -27,32 +29,7 @@ def runless_events(
     limit: int = MOST,
 ) -> int:
     """Delete old observations and materializations of ``assets`` that no run made; returns how many."""
-    import sqlalchemy as sa
-    from dagster._core.storage.event_log import SqlEventLogStorage
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as Events
 
-    storage = instance.event_log_storage
-    if not isinstance(storage, SqlEventLogStorage):
-        return 0
-    before = datetime.now(UTC).replace(tzinfo=None) - older_than
-    ours = sa.and_(
-        Events.c.run_id == "",
-        Events.c.asset_key.in_([key.to_string() for key in assets]),
-        Events.c.dagster_event_type.in_([kind.value for kind in STORED]),
-    )
-    newest = (
-        sa.select(sa.func.max(Events.c.id))
-        .where(ours)
-        .group_by(Events.c.asset_key, Events.c.dagster_event_type)
-    )
-    old = (
-        sa.select(Events.c.id)
-        .where(ours, Events.c.timestamp < before, Events.c.id.not_in(newest))
-        .order_by(Events.c.id)
-        .limit(limit)
-    )
-    with storage.index_connection() as connection:
-        ids = [row[0] for row in connection.execute(old)]
-        if ids:
-            connection.execute(sa.delete(Events).where(Events.c.id.in_(ids)))
-        return len(ids)
+    of_assets = Events.c.asset_key.in_([key.to_string() for key in assets])
+    return delete_events(instance, of_assets, STORED, older_than=older_than, limit=limit)
