@@ -15,6 +15,7 @@ from datetime import timedelta
 from replication_pipeline.domain.contours import Registry, State, skew
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import MILLISECOND, BatchResult, Role, WindowTotals
+from replication_pipeline.engine.snapshot import Progress
 from replication_pipeline.logs import get_logger
 
 
@@ -118,6 +119,17 @@ class RepublishLog:
     def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
         """Log a failed attempt that will be made again."""
         _log_retry("republisher", error, attempt, pause)
+
+
+class SnapshotLog:
+    """Failed attempts of a snapshot; progress is for a terminal."""
+
+    def progress(self, progress: Progress, waits: str) -> None:
+        """Not logged."""
+
+    def retrying(self, error: TransientError, attempt: int, pause: timedelta) -> None:
+        """Log a failed attempt that will be made again."""
+        _log_retry("snapshot", error, attempt, pause)
 
 
 class ReplayLog:

@@ -23,6 +23,8 @@ from replication_pipeline.engine.lanes import Lanes
 from replication_pipeline.engine.ports import EventConsumer, EventProducer, Inbox, Outbox
 from replication_pipeline.engine.publish import PublishCycle
 from replication_pipeline.engine.republish import Republish, Selection, Watcher
+from replication_pipeline.engine.snapshot import Limits, Run, Snapshot, Wanted
+from replication_pipeline.engine.snapshot import Watcher as SnapshotWatcher
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.engine.window import Cycle, Observer, Until, Window
 from replication_pipeline.kafka.client import admin_client
@@ -38,6 +40,8 @@ from replication_pipeline.postgres.heartbeats import PostgresHeart
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline.postgres.republish import PostgresArchive
+from replication_pipeline.postgres.snapshot import PostgresSnapshot
+from replication_pipeline.postgres.snapshot_runs import prepare as prepare_run
 from replication_pipeline.settings import Settings
 
 
@@ -362,3 +366,34 @@ def open_republish(
             yield Republish(archive, producer, selection, watcher, stop, rate)
     finally:
         archive.close()
+
+
+def prepare_snapshot(
+    settings: Settings,
+    wanted: Wanted,
+    *,
+    watcher: SnapshotWatcher,
+    stop: StopToken,
+    restart: bool = False,
+    workers: int = 2,
+    rate: float | None = None,
+) -> tuple[Run, Snapshot]:
+    """Begin a snapshot of a table, or find the one to go on with; ``run`` of the second does the work.
+
+    ``RefusedError`` with nothing written, when it can't be as asked for.
+    """
+    run, statements = prepare_run(settings, wanted, restart=restart, workers=workers)
+    limits = Limits(
+        workers=workers,
+        rate=rate,
+        most_waiting=settings.snapshot.max_queue,
+        most_rows=settings.snapshot.max_chunk,
+    )
+    return run, Snapshot(
+        settings.contour.name,
+        wanted.table,
+        lambda: PostgresSnapshot(settings, run, statements),
+        limits,
+        watcher,
+        stop,
+    )

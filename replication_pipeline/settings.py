@@ -561,6 +561,19 @@ class MonitoringSettings(Section):
         return self
 
 
+class SnapshotSettings(Section):
+    """What a snapshot of a table may take of its source."""
+
+    max_queue: int = Field(
+        default=20_000,
+        ge=100,
+        description="It waits while so many events are unpublished, so that changes stay quick.",
+    )
+    max_chunk: int = Field(
+        default=2_000, ge=1, description="Most rows that one transaction reads and keeps locked."
+    )
+
+
 class CompareSettings(Section):
     """Other contours that this one is compared with, by ``compare_schedule``."""
 
@@ -622,6 +635,7 @@ class Settings(BaseSettings):
     consumer: ConsumerSettings = ConsumerSettings()
     cleanup: CleanupSettings = CleanupSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    snapshot: SnapshotSettings = SnapshotSettings()
     compare: CompareSettings = CompareSettings()
     logging: LoggingSettings = LoggingSettings()
 

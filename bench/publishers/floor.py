@@ -22,7 +22,7 @@ from replication_pipeline.settings import Settings
 COPY: Final = """
 copy (select record_key,
              replication.event_value(operation, record_key, before, payload, {head}, txid, created_at,
-                                     event_id, version, base_version, shape, merge, {sent})
+                                     event_id, version, base_version, shape, merge, snapshot_to, {sent})
         from replication.replication_queue where not published) to stdout (format binary)
 """
 

@@ -25,6 +25,7 @@ from replication_pipeline.cli import (
     replay,
     republish,
     setup,
+    snapshot,
     windows,
 )
 from replication_pipeline.domain.errors import ReplicationError
@@ -46,6 +47,7 @@ offsets.register(app)
 conflicts.register(app)
 republish.register(app)
 replay.register(app)
+snapshot.register(app)
 contours.register(app)
 demo.register(app)
 

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class Bar:
@@ -23,12 +30,17 @@ class Bar:
         if not (visible and total and console.is_terminal):
             yield
             return
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
         with Progress(*columns, console=console, transient=True) as self._progress:
             self._task = self._progress.add_task("", total=total)
             yield
 
-    def move(self, done: int, total: int) -> None:
-        """``total`` may have grown."""
+    def move(self, done: int, total: int, note: str = "") -> None:
+        """``total`` may have grown; ``note`` stands beside the bar."""
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total)
+            self._progress.update(self._task, completed=done, total=total, description=note)

@@ -26,7 +26,8 @@ ApplyPoint = Literal[
     "parked_claimed",
     "parked_removed",
 ]
-Point = PublishPoint | ApplyPoint
+SnapshotPoint = Literal["part_taken", "chunk_queued", "deletes_queued"]
+Point = PublishPoint | ApplyPoint | SnapshotPoint
 POINTS: Final[tuple[PublishPoint, ...]] = get_args(PublishPoint)
 APPLY_POINTS: Final[tuple[ApplyPoint, ...]] = get_args(ApplyPoint)
 _NAME, _COUNT, _SIGNAL, *_ = [*os.environ.get("REPLICATION_FAILPOINT", "").split(":"), "", ""]

@@ -289,7 +289,8 @@ def parts_of(messages: Sequence[Message], plans: Plans) -> list[Staged]:
 def judge(settings: Settings, me: str, fenced: frozenset[str]) -> Judge:
     """By what events that come now are judged."""
     newest = datetime.now(UTC) + settings.consumer.max_clock_skew
-    return Judge(me=me, fenced=fenced, newest_clock=int(newest.timestamp() * 1_000_000))
+    here = settings.contour.name
+    return Judge(me=me, here=here, fenced=fenced, newest_clock=int(newest.timestamp() * 1_000_000))
 
 
 def total(

@@ -81,7 +81,12 @@ class FewEvents:
                 return None
             found = Incoming()
             rows = list(part.plan.reader.read(part.messages, by, found))
-            if found.rivals or found.lacking or any(row[8] != "apply" for row in rows):
+            if (
+                found.rivals
+                or found.lacking
+                or found.elsewhere
+                or any(row[8] != "apply" for row in rows)
+            ):
                 return None
             contours.update(str(row[2]) for row in rows)
             part.learn(found)

@@ -26,6 +26,8 @@ from replication_pipeline.domain.model import Message
 from replication_pipeline.domain.version import MAX_CONTOUR_ID, pack
 from replication_pipeline.postgres.catalog import Column, Table
 
+NEWEST: Final = 2**63 - 1  # no version is above it
+
 Values = dict[str, Any]
 Row = tuple[object, ...]
 
@@ -35,6 +37,8 @@ class _Source(msgspec.Struct):
     contour: str
     row_version: int | str
     base_version: int | str | None = None
+    snapshot: str | None = None
+    to: str | None = None
 
 
 class _Event(msgspec.Struct):
@@ -50,20 +54,25 @@ DECODER: Final = msgspec.json.Decoder(_Event)
 @dataclass(frozen=True, slots=True)
 class Judge:
     """By what an event is judged before anything is looked up. ``me``: whose events are left out, empty
-    for nobody's. ``newest_clock``: in µs since 1970, later ones are held.
+    for nobody's. ``here``: what a snapshot sends to another contour is passed by, but for own events.
+    ``newest_clock``: in µs since 1970, later ones are held.
     """
 
     me: str
+    here: str
     fenced: frozenset[str]
     newest_clock: int
 
 
 @dataclass(slots=True)
 class Incoming:
-    """What was noticed of a batch on the way. ``oldest`` is a version, 0 without rows."""
+    """What was noticed of a batch on the way. ``oldest`` is the version of a change, 0 without any: the
+    age of a snapshot's rows does not tell how long they took.
+    """
 
     rows: int = 0
     own: int = 0
+    elsewhere: int = 0  # sent to another contour
     oldest: int = 0
     deletes: int = 0
     lacking: bool = False  # an event lacks columns
@@ -100,7 +109,8 @@ class Reader:
         filled in at the end. Raises ``PoisonError`` when one is no event of replication_pipeline.
         """
         names, columns, key_names = self._names, self._columns, self._key_names
-        own, oldest, newest = 0, 0, pack(judge.newest_clock, MAX_CONTOUR_ID)
+        own, elsewhere, oldest = 0, 0, 0
+        newest = pack(judge.newest_clock, MAX_CONTOUR_ID)
         keys: set[str] = set()
         for seq, message in enumerate(messages, 1):
             event = self._decode(message)
@@ -108,9 +118,13 @@ class Reader:
             if source.contour == judge.me:
                 own += 1
                 continue
+            if source.to is not None and judge.here not in (source.to, source.contour):
+                elsewhere += 1
+                continue
             values = event.before if gone else event.after
             version, base = _version(source.row_version), source.base_version
-            if values is None or version <= 0 or not key_names <= values.keys():
+            # Only a snapshot brings rows that were there before their table was set up: version 0.
+            if values is None or version < (event.op != "r") or not key_names <= values.keys():
                 raise self._malformed()
             missing = unknown = reason = None
             if not gone and values.keys() != names:
@@ -123,8 +137,11 @@ class Reader:
                 reason = "clock_skew"
             found.deletes += gone
             found.lacking |= missing is not None
-            if version < oldest or not oldest:
-                oldest = version
+            if source.snapshot is None:
+                if event.op != "r" and (version < oldest or not oldest):
+                    oldest = version
+            elif gone:  # long ago, and sent by somebody who has written nothing: no conflict
+                base = NEWEST
             key = self._record_key(values)
             keys.add(key)
             yield (
@@ -144,7 +161,8 @@ class Reader:
                     for name, write, plain in columns
                 ],
             )
-        found.rows, found.own, found.oldest = len(messages) - own, own, oldest
+        found.rows, found.own, found.oldest = len(messages) - own - elsewhere, own, oldest
+        found.elsewhere = elsewhere
         found.rivals = len(keys) < found.rows
 
     def _decode(self, message: Message) -> _Event:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 NOW = 1_700_000_000_000_000
 VERSION = pack(NOW, 1)
-JUDGE = Judge(me="b", fenced=frozenset({"c"}), newest_clock=NOW + 60_000_000)
+JUDGE = Judge(me="b", here="b", fenced=frozenset({"c"}), newest_clock=NOW + 60_000_000)
 FIELDS = (
     "seq", "event_id", "contour", "version", "base_version", "op", "record_key", "missing", "verdict",
     "reason", "detail",
@@ -103,7 +103,9 @@ def test_own_events_are_left_out_and_places_kept() -> None:
     found = read(reader("id"), event({"id": 1}, contour="b"), event({"id": 2}))
     assert found.own == 1
     assert [row[0] for row in found.told] == [2]
-    again = read(reader("id"), event({"id": 1}, contour="b"), judge=Judge("", frozenset(), NOW))
+    again = read(
+        reader("id"), event({"id": 1}, contour="b"), judge=Judge("", "b", frozenset(), NOW)
+    )
     assert (again.own, again.rows) == (0, 1)
 
 

@@ -144,12 +144,13 @@ select count(*) from (
 -- is not newer: skip, even what would have to wait. Indexes: primary keys, one look-up each an event. Where
 -- the event replaces what its writer saw there is nothing to decide, and nothing is written. Where there is
 -- neither row nor tombstone, one at or below the floor of forgotten deletes may be what a delete had
--- replaced: park.
+-- replaced: park. A snapshot may bring rows of version 0, which were there before set-up: where there is nothing.
 update {stage} s
    set (current_version, buried_version, verdict, reason) = (
      select f.current_version, f.buried_version,
             case when s.verdict = 'superseded' then s.verdict
-                 when s.version <= greatest(f.current_version, f.buried_version, 0) then 'skip'
+                 when s.version <= greatest(f.current_version, f.buried_version,
+                                            case when s.op = 'r' then -1 else 0 end) then 'skip'
                  when f.too_old then 'park' else s.verdict end,
             case when f.too_old then 'too_old' else s.reason end
        from (select f.*, s.verdict = 'apply' and s.op in ('c', 'u')

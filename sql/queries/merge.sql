@@ -30,7 +30,7 @@ with incoming as materialized (
          (array_agg(seq order by version desc, seq desc))[1] as seq
     from incoming where seq not in (select seq from unfit) group by record_key
 ), ours as (
-  select h.seq, h.record_key, h.doc, b.version as buried_version, to_jsonb(m.*) as seen,
+  select h.seq, h.record_key, h.doc, s.op, b.version as buried_version, to_jsonb(m.*) as seen,
          case when {row_is_there} then coalesce(t.replication_version, 0) end as current_version,
          replication.merge_known(
            case when {row_is_there} then (select to_jsonb(r.*) from (select {row_text}) r) end,
@@ -48,7 +48,7 @@ with incoming as materialized (
 ), judged as materialized (
   select g.*, v.*,
          case when g.folded = g.known then 'skip'
-              when v.lives and g.known -> 'row' is null and g.buried_version is null
+              when v.lives and g.op <> 'r' and g.known -> 'row' is null and g.buried_version is null
                    and (g.folded ->> 'version')::bigint <= (select l.version from replication.tombstone_floors l
                                                             where l.table_name = %(table)s) then 'park'
               when v.lives then 'apply'
@@ -58,7 +58,7 @@ with incoming as materialized (
     from merged g
    cross join lateral (
      select coalesce((g.folded ->> 'version')::bigint
-                     > coalesce((g.folded ->> 'deleted')::bigint, 0), false) as lives) v
+                     > coalesce((g.folded ->> 'deleted')::bigint, -1), false) as lives) v
 ), chosen as (
   update {stage} s
      set verdict = j.verdict,

@@ -97,7 +97,7 @@ select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar,
                      then replication.event_value(q.operation, q.record_key, q.before, q.payload,
                                                   %(heads)s::jsonb ->> q.table_name, q.txid,
                                                   q.created_at, q.event_id, q.version,
-                                                  q.base_version, q.shape, q.merge, %(sent)s) end, '')
+                                                  q.base_version, q.shape, q.merge, q.snapshot_to, %(sent)s) end, '')
   from (
     select q.*, coalesce(pg_column_size(q.payload), 0) + coalesce(pg_column_size(q.before), 0) as stored,
            (select exists (select from replication.replication_queue where held))
@@ -118,7 +118,7 @@ select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar,
 -- name: read
 -- One locked row's value.
 select replication.event_value(q.operation, q.record_key, q.before, q.payload, %(head)s, q.txid,
-                               q.created_at, q.event_id, q.version, q.base_version, q.shape, q.merge, %(sent)s)
+                               q.created_at, q.event_id, q.version, q.base_version, q.shape, q.merge, q.snapshot_to, %(sent)s)
   from replication.replication_queue q
  where q.ring_slot = %(slot)s and q.ctid = %(ctid)s::tid
 

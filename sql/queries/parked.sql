@@ -51,7 +51,7 @@ select left(value, %(limit)s), octet_length(value)
   from replication.replication_queue q
  cross join lateral (
    select replication.event_value(q.operation, q.record_key, q.before, q.payload, %(head)s, q.txid,
-                                  q.created_at, q.event_id, q.version, q.base_version, q.shape, q.merge,
+                                  q.created_at, q.event_id, q.version, q.base_version, q.shape, q.merge, q.snapshot_to,
                                   %(sent)s) as value) v
  where q.held and q.id = %(id)s
 
@@ -108,7 +108,7 @@ select 'publish', q.event_id, q.table_name, q.record_key, q.operation, q.version
        case when q.payload is not null or q.operation = 'DELETE'
             then convert_to(replication.event_value(q.operation, q.record_key, q.before, q.payload,
                                                     %(heads)s::jsonb ->> q.table_name, q.txid, q.created_at,
-                                                    q.event_id, q.version, q.base_version, q.shape, q.merge,
+                                                    q.event_id, q.version, q.base_version, q.shape, q.merge, q.snapshot_to,
                                                     %(sent)s), 'UTF8')
             end,
        c.reason, c.detail, q.parked_at, q.attempts, session_user || %(who)s, %(because)s

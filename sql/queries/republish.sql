@@ -95,7 +95,7 @@ select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar,
        (date_part('epoch', q.created_at) * 1000000)::bigint, false, 0,
        replication.event_value(q.operation, q.record_key, q.before, q.payload,
                                %(heads)s::jsonb ->> q.table_name, q.txid, q.created_at, q.event_id,
-                               q.version, q.base_version, q.shape, q.merge, %(sent)s)
+                               q.version, q.base_version, q.shape, q.merge, q.snapshot_to, %(sent)s)
   from replication.replication_queue q
  where q.ring_slot = %(slot)s and q.ctid = any(%(places)s::tid[]) and q.id = any(%(ids)s::bigint[])
    and q.published

@@ -153,7 +153,9 @@ do $$ begin
   end if;
 end $$;
 
-alter table replication.replication_queue add column if not exists shape integer;
+-- `snapshot_to`: of what a snapshot sends, the contour that is to apply it, or * for all others; of a change, null.
+alter table replication.replication_queue
+  add column if not exists shape integer, add column if not exists snapshot_to text;
 
 -- Claims read one shard in id order, and held rows are out of their way; the two monitoring statements
 -- use it as well.

@@ -184,18 +184,31 @@ $$;
 create or replace function replication.merge_expression(t replication.replicated_tables)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($sql$
-       (select case when m.image is not null
-                      then jsonb_build_object('deleted', greatest(m.deleted, m.version)::text)
-                    when __operation <> 'INSERT' then jsonb_strip_nulls(jsonb_build_object(
-                      'versions', m.versions, 'totals', m.totals, 'bases', m.bases, 'deleted', m.deleted::text)) end
-          from replication.merge_states m
-         where m.table_name = %L and m.record_key = %s and __operation <> 'DELETE')$sql$,
-    t.table_name, replication.buried_key(t, '__key'))
+       case when __operation <> 'SNAPSHOT' then (
+         select case when m.image is not null
+                       then jsonb_build_object('deleted', greatest(m.deleted, m.version)::text)
+                     when __operation <> 'INSERT' then jsonb_strip_nulls(jsonb_build_object(
+                       'versions', m.versions, 'totals', m.totals, 'bases', m.bases, 'deleted', m.deleted::text)) end
+           from replication.merge_states m
+          where m.table_name = %1$L and m.record_key = %2$s and __operation <> 'DELETE')
+       else (  -- the whole state, also of a row that is as its INSERT made it
+         select (k - 'row' - 'version' - 'deleted')
+                || jsonb_strip_nulls(jsonb_build_object('deleted', k ->> 'deleted'))
+           from replication.merge_known(
+                  __payload::jsonb, __version,
+                  (select m from replication.merge_states m where m.table_name = %1$L and m.record_key = %2$s),
+                  (select b.version from replication.replication_tombstones b
+                    where b.table_name = %1$L and b.record_key = %2$s and b.version > 1), %3$L, %4$L) k) end$sql$,
+    t.table_name, replication.buried_key(t, '__key'), t.key_columns, t.delta_columns)
 $$;
 
 -- The common end of a capture statement: events into the queue, deleted keys into the tombstones.
+-- `snapshot_to`: SQL of where a snapshot's events go; null for changes.
+drop function if exists replication.queue_insert(
+  replication.replicated_tables, text, boolean, boolean, text, text);
 create or replace function replication.queue_insert(
-  t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text)
+  t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text,
+  snapshot_to text default null)
 returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when buries then format($sql$,
 __buried as (
@@ -206,9 +219,9 @@ __buried as (
 )$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
 insert into replication.replication_queue_%1$s
   (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, shape,
-   txid%9$s%2$s)
+   txid%9$s%11$s%2$s)
 select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%10$s%6$s
+       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%10$s%12$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
     case when may_lack_image then ', held, parked_at, last_error' else '' end,
@@ -220,7 +233,8 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
             then 'the row is too large to be written as an event' end$sql$ else '' end,
     events, replication.shape_of(t),
     case when t.merge = 'columns' then ', merge' else '' end,
-    case when t.merge = 'columns' then ',' || replication.merge_expression(t) else '' end)
+    case when t.merge = 'columns' then ',' || replication.merge_expression(t) else '' end,
+    case when snapshot_to is null then '' else ', snapshot_to' end, coalesce(', ' || snapshot_to, ''))
 $$;
 
 -- The INSERT that queues the changes of one statement.

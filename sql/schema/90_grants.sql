@@ -42,7 +42,7 @@ grant insert, update, delete on replication.workers, replication.worker_counts
 grant delete on replication.processed_events, replication.replication_conflicts
   to replication_publisher;
 grant execute on function replication.event_value(
-  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, integer, jsonb, bigint)
+  text, text, json, json, text, bigint, timestamptz, uuid, bigint, bigint, integer, jsonb, text, bigint)
   to replication_publisher;
 grant insert on replication.discarded_events to replication_publisher, replication_consumer;
 grant execute on function replication.rotate_queue(interval), replication.refresh_captures(),
@@ -72,6 +72,11 @@ grant execute on function replication.merge_fresh(jsonb, bigint, text[], text[])
   replication.merge_known(jsonb, bigint, replication.merge_states, bigint, text[], text[]),
   replication.merge_event(text, bigint, jsonb, jsonb, text[], text[]) to replication_consumer;
 grant execute on function replication.whole_row(integer) to replication_consumer, replication_publisher;
+-- Snapshots: whoever runs one has both roles, publisher for the queue and consumer for the table's rows.
+grant insert, update, delete on replication.snapshots, replication.snapshot_parts, replication.snapshot_skipped
+  to replication_publisher;
+grant execute on function replication.snapshot_rows(integer, oid, tid[], text),
+  replication.snapshot_deletes(integer, text[], text), replication.parts_of(regclass) to replication_publisher;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$
