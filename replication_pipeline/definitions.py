@@ -29,6 +29,7 @@ from replication_pipeline.defs.maintenance import cleanup_job, cleanup_schedule
 from replication_pipeline.defs.parked import parked_asset, parked_job
 from replication_pipeline.defs.resources import AlertsResource, KafkaResource, PostgresResource
 from replication_pipeline.defs.sensors import apply_sensor, publish_sensor
+from replication_pipeline.defs.snapshot import snapshot_job
 from replication_pipeline.defs.watched import contour_checks
 from replication_pipeline.defs.windows import window_jobs
 from replication_pipeline.settings import Settings, load_settings
@@ -51,7 +52,13 @@ def build(settings: Settings, since: datetime | None = None) -> dg.Definitions:
             contour_checks(settings),
             *deep_checks(settings),
         ],
-        jobs=[*window_jobs(settings), cleanup, *form_jobs(settings), parked_job(settings)],
+        jobs=[
+            *window_jobs(settings),
+            cleanup,
+            *form_jobs(settings),
+            snapshot_job(settings),
+            parked_job(settings),
+        ],
         sensors=[
             publish_sensor,
             apply_sensor,

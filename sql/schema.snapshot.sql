@@ -219,6 +219,21 @@ begin
   return null;
 end $$;
 ALTER FUNCTION replication.capture_truncate() OWNER TO replication_owner;
+CREATE FUNCTION replication.check_snapshot(t replication.replicated_tables, leaf oid, send_to text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+  if t.table_id is null or leaf is distinct from t.relation::oid
+                           and pg_partition_root(leaf::regclass) is distinct from t.relation then
+    raise exception using errcode = 'object_not_in_prerequisite_state',
+      message = 'the table is not replicated any more';
+  end if;
+  if send_to !~ '^[a-z][a-z0-9_]{0,30}$' then
+    raise exception using errcode = 'invalid_parameter_value', message = 'no name of a contour';
+  end if;
+end $_$;
+ALTER FUNCTION replication.check_snapshot(t replication.replicated_tables, leaf oid, send_to text) OWNER TO postgres;
 CREATE FUNCTION replication.clock() RETURNS bigint
     LANGUAGE sql PARALLEL SAFE
     AS $$ select (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000000)::pg_catalog.int8 $$;
@@ -331,7 +346,7 @@ CREATE FUNCTION replication.event_origin(c replication.contour) RETURNS text
   select '80' || lpad(to_hex(c.id & 255), 2, '0') || to_hex(8 + (c.id >> 8)) || left(c.incarnation::text, 3)
 $$;
 ALTER FUNCTION replication.event_origin(c replication.contour) OWNER TO postgres;
-CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) RETURNS text
+CREATE FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, snapshot_to text, sent bigint) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
   select '{"before":' || coalesce(before::text,
@@ -344,11 +359,13 @@ CREATE FUNCTION replication.event_value(operation text, record_key text, before 
              || coalesce('","base_version":"' || base_version || '"', '","base_version":null')
              || coalesce(',"schema_fingerprint":"' || to_hex(shape) || '"', '')
              || coalesce(',"merge":' || merge::text, '')
+             || case when snapshot_to is null then '' when snapshot_to = '*' then ',"snapshot":"incremental"'
+                     else ',"snapshot":"incremental","to":"' || snapshot_to || '"' end
              || case operation when 'INSERT' then '},"op":"c","ts_ms":' when 'UPDATE' then '},"op":"u","ts_ms":'
                                when 'DELETE' then '},"op":"d","ts_ms":' else '},"op":"r","ts_ms":' end
              || sent || '}')
 $$;
-ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) OWNER TO postgres;
+ALTER FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, snapshot_to text, sent bigint) OWNER TO postgres;
 CREATE FUNCTION replication.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -684,13 +701,22 @@ CREATE FUNCTION replication.merge_expression(t replication.replicated_tables) RE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
   select format($sql$
-       (select case when m.image is not null
-                      then jsonb_build_object('deleted', greatest(m.deleted, m.version)::text)
-                    when __operation <> 'INSERT' then jsonb_strip_nulls(jsonb_build_object(
-                      'versions', m.versions, 'totals', m.totals, 'bases', m.bases, 'deleted', m.deleted::text)) end
-          from replication.merge_states m
-         where m.table_name = %L and m.record_key = %s and __operation <> 'DELETE')$sql$,
-    t.table_name, replication.buried_key(t, '__key'))
+       case when __operation <> 'SNAPSHOT' then (
+         select case when m.image is not null
+                       then jsonb_build_object('deleted', greatest(m.deleted, m.version)::text)
+                     when __operation <> 'INSERT' then jsonb_strip_nulls(jsonb_build_object(
+                       'versions', m.versions, 'totals', m.totals, 'bases', m.bases, 'deleted', m.deleted::text)) end
+           from replication.merge_states m
+          where m.table_name = %1$L and m.record_key = %2$s and __operation <> 'DELETE')
+       else (  -- the whole state, also of a row that is as its INSERT made it
+         select (k - 'row' - 'version' - 'deleted')
+                || jsonb_strip_nulls(jsonb_build_object('deleted', k ->> 'deleted'))
+           from replication.merge_known(
+                  __payload::jsonb, __version,
+                  (select m from replication.merge_states m where m.table_name = %1$L and m.record_key = %2$s),
+                  (select b.version from replication.replication_tombstones b
+                    where b.table_name = %1$L and b.record_key = %2$s and b.version > 1), %3$L, %4$L) k) end$sql$,
+    t.table_name, replication.buried_key(t, '__key'), t.key_columns, t.delta_columns)
 $_$;
 ALTER FUNCTION replication.merge_expression(t replication.replicated_tables) OWNER TO postgres;
 CREATE FUNCTION replication.merge_fresh(image jsonb, version bigint, keys text[], deltas text[]) RETURNS jsonb
@@ -929,7 +955,7 @@ begin
                       else format('stamp_update_of_captured(%L)', not_captured) end);
 end $$;
 ALTER FUNCTION replication.put_stamps(relation regclass, clock_offset interval) OWNER TO postgres;
-CREATE FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) RETURNS text
+CREATE FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text, snapshot_to text DEFAULT NULL::text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -942,9 +968,9 @@ __buried as (
 )$sql$, t.table_name, replication.buried_key(t, '__key')) else '' end || format($sql$
 insert into replication.replication_queue_%1$s
   (id, event_id, table_name, operation, record_key, payload, before, version, base_version, shard, shape,
-   txid%9$s%2$s)
+   txid%9$s%11$s%2$s)
 select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, __key, __payload, __before,
-       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%10$s%6$s
+       __version, __base, (hashtext(__key) & 15)::smallint, %8$s, %5$s%10$s%12$s%6$s
   from %7$s$sql$,
     (select active_slot from replication.queue_ring),
     case when may_lack_image then ', held, parked_at, last_error' else '' end,
@@ -956,9 +982,10 @@ select __id, (%3$s || to_hex(140737488355328 + __id))::uuid, %4$L, __operation, 
             then 'the row is too large to be written as an event' end$sql$ else '' end,
     events, replication.shape_of(t),
     case when t.merge = 'columns' then ', merge' else '' end,
-    case when t.merge = 'columns' then ',' || replication.merge_expression(t) else '' end)
+    case when t.merge = 'columns' then ',' || replication.merge_expression(t) else '' end,
+    case when snapshot_to is null then '' else ', snapshot_to' end, coalesce(', ' || snapshot_to, ''))
 $_$;
-ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) OWNER TO postgres;
+ALTER FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text, snapshot_to text) OWNER TO postgres;
 CREATE FUNCTION replication.refresh_capture(of_table integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1765,6 +1792,70 @@ CREATE FUNCTION replication.small_expression(t replication.replicated_tables, al
     || replication.size_expression(t, alias) || ' > 262144)' end, 'true')
 $$;
 ALTER FUNCTION replication.small_expression(t replication.replicated_tables, alias text) OWNER TO postgres;
+CREATE FUNCTION replication.snapshot_deletes(of_table integer, keys text[], send_to text) RETURNS TABLE(id bigint, shard smallint, tombstone text, version bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+  t constant replication.replicated_tables := replication.current_table(of_table);
+  c constant replication.contour := (select c from replication.contour c);
+  seed constant text := to_hex(replication.clock() >> 4) || replication.event_origin(c);
+begin
+  perform replication.check_snapshot(t, t.relation, send_to);
+  return query execute replication.queue_insert(t, format(
+    '(select nextval(''replication.replication_queue_id_seq'') as __id, coalesce(s.long_key, s.record_key) as __key, '
+    'null::json as __payload, null::json as __before, s.version as __version, null::bigint as __base, '
+    '''DELETE'' as __operation from replication.replication_tombstones s '
+    'where s.table_name = %L and s.record_key = any($3)) __e', t.table_name),
+    false, false, '$1', '$2', '$4')
+    || ' returning id, shard, replication.tombstone_key(record_key), version'
+    using seed, pg_current_xact_id()::text::bigint, keys, coalesce(send_to, '*');
+end $_$;
+ALTER FUNCTION replication.snapshot_deletes(of_table integer, keys text[], send_to text) OWNER TO replication_owner;
+CREATE FUNCTION replication.snapshot_rows(of_table integer, leaf oid, places tid[], send_to text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD'
+    SET "TimeZone" TO 'UTC'
+    SET extra_float_digits TO '1'
+    SET "IntervalStyle" TO 'postgres'
+    SET bytea_output TO 'hex'
+    SET lc_monetary TO 'C'
+    SET array_nulls TO 'on'
+    SET quote_all_identifiers TO 'off'
+    AS $_$
+declare
+  t constant replication.replicated_tables := replication.current_table(of_table);
+  c constant replication.contour := (select c from replication.contour c);
+  seed constant text := to_hex(replication.clock() >> 4) || replication.event_origin(c);
+  largest bigint;
+  queued bigint;
+begin
+  perform replication.check_snapshot(t, leaf, send_to);
+  -- Images are tried whole first, then without the largest rows, which are parked.
+  foreach largest in array array[null, 16777216, 262144] loop
+    begin
+      execute replication.queue_insert(t, format(
+        '(select nextval(''replication.replication_queue_id_seq'') as __id, %s as __key, %s as __payload, '
+        'null::json as __before, coalesce(n.replication_version, 0) as __version, null::bigint as __base, '
+        '''SNAPSHOT'' as __operation from only %s n%s where n.ctid = any($3)) __e',
+        replication.key_expression(t, 'n'),
+        case when largest is null then 'row_to_json(__image.*)'
+             else replication.image_expression(t, 'n', largest) end, leaf::regclass,
+        case when largest is null
+             then format(' cross join lateral (select %s) __image', replication.projection(t, 'n')) end),
+        false, largest is not null, '$1', '$2', '$4')
+        using seed, pg_current_xact_id()::text::bigint, places, coalesce(send_to, '*');
+      get diagnostics queued = row_count;
+      return queued;
+    exception when program_limit_exceeded or internal_error or out_of_memory then
+      if largest = 262144 then
+        raise;
+      end if;
+    end;
+  end loop;
+end $_$;
+ALTER FUNCTION replication.snapshot_rows(of_table integer, leaf oid, places tid[], send_to text) OWNER TO replication_owner;
 CREATE FUNCTION replication.stamp_update() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -2156,6 +2247,7 @@ CREATE TABLE replication.replication_queue (
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 0 NOT NULL,
+    snapshot_to text,
     merge jsonb
 )
 PARTITION BY LIST (ring_slot);
@@ -2182,6 +2274,7 @@ CREATE TABLE replication.replication_queue_0 (
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 0 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    snapshot_to text,
     merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
@@ -2208,6 +2301,7 @@ CREATE TABLE replication.replication_queue_1 (
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 1 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    snapshot_to text,
     merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
@@ -2234,6 +2328,7 @@ CREATE TABLE replication.replication_queue_2 (
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 2 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    snapshot_to text,
     merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
@@ -2260,6 +2355,7 @@ CREATE TABLE replication.replication_queue_3 (
     retry_at timestamp with time zone,
     parked_at timestamp with time zone,
     ring_slot smallint DEFAULT 3 CONSTRAINT replication_queue_ring_slot_not_null NOT NULL,
+    snapshot_to text,
     merge jsonb
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_insert_scale_factor='0.0', autovacuum_vacuum_insert_threshold='200000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='100000');
@@ -2275,6 +2371,47 @@ CREATE TABLE replication.replication_tombstones (
     CONSTRAINT replication_tombstones_version_check CHECK ((version > 0))
 );
 ALTER TABLE replication.replication_tombstones OWNER TO replication_owner;
+CREATE TABLE replication.snapshot_parts (
+    snapshot_id bigint NOT NULL,
+    part integer NOT NULL,
+    reached text[],
+    ends text[],
+    queued bigint DEFAULT 0 NOT NULL,
+    done boolean DEFAULT false NOT NULL
+)
+WITH (fillfactor='50');
+ALTER TABLE replication.snapshot_parts OWNER TO replication_owner;
+CREATE TABLE replication.snapshot_skipped (
+    snapshot_id bigint NOT NULL,
+    record_key text[] NOT NULL,
+    visited_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+ALTER TABLE replication.snapshot_skipped OWNER TO replication_owner;
+CREATE TABLE replication.snapshots (
+    id bigint NOT NULL,
+    table_id integer NOT NULL,
+    table_name text NOT NULL,
+    key_columns text[] NOT NULL,
+    send_to text,
+    filter text,
+    estimate bigint DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    started_by text DEFAULT SESSION_USER NOT NULL,
+    finished_at timestamp with time zone,
+    given_up_at timestamp with time zone,
+    queued bigint DEFAULT 0 NOT NULL,
+    deletes bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT snapshots_check CHECK (((finished_at IS NULL) OR (given_up_at IS NULL)))
+);
+ALTER TABLE replication.snapshots OWNER TO replication_owner;
+ALTER TABLE replication.snapshots ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME replication.snapshots_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 CREATE TABLE replication.worker_counts (
     instance text NOT NULL,
     part bigint NOT NULL,
@@ -2413,6 +2550,10 @@ ALTER TABLE ONLY replication.replication_conflicts
     ADD CONSTRAINT replication_conflicts_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.replication_tombstones
     ADD CONSTRAINT replication_tombstones_pkey PRIMARY KEY (table_name, record_key);
+ALTER TABLE ONLY replication.snapshot_parts
+    ADD CONSTRAINT snapshot_parts_pkey PRIMARY KEY (snapshot_id, part);
+ALTER TABLE ONLY replication.snapshots
+    ADD CONSTRAINT snapshots_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY replication.tombstone_floors
     ADD CONSTRAINT tombstone_floors_pkey PRIMARY KEY (table_name);
 ALTER TABLE ONLY replication.worker_counts
@@ -2441,6 +2582,8 @@ CREATE INDEX replication_queue_3_published_at_idx ON replication.replication_que
 CREATE INDEX replication_queue_3_shard_held_id_idx ON replication.replication_queue_3 USING btree (shard, held, id) WHERE (NOT published);
 CREATE INDEX replication_tombstones_unsettled ON replication.replication_tombstones USING btree (table_name) WHERE unsettled;
 CREATE INDEX replication_tombstones_version ON replication.replication_tombstones USING btree (table_name, version);
+CREATE INDEX snapshot_skipped_next ON replication.snapshot_skipped USING btree (snapshot_id, visited_at);
+CREATE UNIQUE INDEX snapshots_running ON replication.snapshots USING btree (table_name) WHERE ((finished_at IS NULL) AND (given_up_at IS NULL));
 ALTER INDEX replication.replication_queue_held ATTACH PARTITION replication.replication_queue_0_hashtext_idx;
 ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_0_published_at_idx;
 ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_0_shard_held_id_idx;
@@ -2453,6 +2596,10 @@ ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.r
 ALTER INDEX replication.replication_queue_held ATTACH PARTITION replication.replication_queue_3_hashtext_idx;
 ALTER INDEX replication.replication_queue_published ATTACH PARTITION replication.replication_queue_3_published_at_idx;
 ALTER INDEX replication.replication_queue_waiting ATTACH PARTITION replication.replication_queue_3_shard_held_id_idx;
+ALTER TABLE ONLY replication.snapshot_parts
+    ADD CONSTRAINT snapshot_parts_snapshot_id_fkey FOREIGN KEY (snapshot_id) REFERENCES replication.snapshots(id) ON DELETE CASCADE;
+ALTER TABLE ONLY replication.snapshot_skipped
+    ADD CONSTRAINT snapshot_skipped_snapshot_id_fkey FOREIGN KEY (snapshot_id) REFERENCES replication.snapshots(id) ON DELETE CASCADE;
 GRANT ALL ON SCHEMA replication TO replication_owner;
 GRANT USAGE ON SCHEMA replication TO replication_publisher;
 GRANT USAGE ON SCHEMA replication TO replication_consumer;
@@ -2468,6 +2615,8 @@ GRANT ALL ON FUNCTION replication.buried_key(t replication.replicated_tables, ke
 REVOKE ALL ON FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.capture_statement(t replication.replicated_tables, operation text, careful boolean, largest bigint, source text, seed text, txid text, earliest text, guarded boolean) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.capture_truncate() FROM PUBLIC;
+REVOKE ALL ON FUNCTION replication.check_snapshot(t replication.replicated_tables, leaf oid, send_to text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.check_snapshot(t replication.replicated_tables, leaf oid, send_to text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.clock() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.clock() TO replication_owner;
 GRANT ALL ON FUNCTION replication.clock() TO replication_publisher;
@@ -2490,9 +2639,9 @@ GRANT SELECT ON TABLE replication.contour TO replication_consumer;
 GRANT SELECT ON TABLE replication.contour TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.event_origin(c replication.contour) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.event_origin(c replication.contour) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) TO replication_owner;
-GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, sent bigint) TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, snapshot_to text, sent bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, snapshot_to text, sent bigint) TO replication_owner;
+GRANT ALL ON FUNCTION replication.event_value(operation text, record_key text, before json, payload json, head text, txid bigint, created_at timestamp with time zone, event_id uuid, version bigint, base_version bigint, shape integer, merge jsonb, snapshot_to text, sent bigint) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.follow_ddl() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.follow_ddl() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.follow_schema_changes(may_alter boolean, only_tables integer[]) FROM PUBLIC;
@@ -2543,6 +2692,7 @@ REVOKE ALL ON FUNCTION replication.next_version(predecessor bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.next_version(predecessor bigint) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.parts_of(relation regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.parts_of(relation regclass) TO replication_owner;
+GRANT ALL ON FUNCTION replication.parts_of(relation regclass) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.pin_text_settings(t replication.replicated_tables) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.pin_text_settings(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.projection(t replication.replicated_tables, alias text) FROM PUBLIC;
@@ -2551,8 +2701,8 @@ REVOKE ALL ON FUNCTION replication.put_capture_triggers(t replication.replicated
 GRANT ALL ON FUNCTION replication.put_capture_triggers(t replication.replicated_tables, part regclass) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.put_stamps(relation regclass, clock_offset interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.put_stamps(relation regclass, clock_offset interval) TO replication_owner;
-REVOKE ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) FROM PUBLIC;
-GRANT ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text, snapshot_to text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.queue_insert(t replication.replicated_tables, events text, buries boolean, may_lack_image boolean, seed text, txid text, snapshot_to text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refresh_capture(of_table integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.refresh_capture(of_table integer) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.refresh_captures() FROM PUBLIC;
@@ -2589,6 +2739,10 @@ REVOKE ALL ON FUNCTION replication.size_expression(t replication.replicated_tabl
 GRANT ALL ON FUNCTION replication.size_expression(t replication.replicated_tables, alias text) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.small_expression(t replication.replicated_tables, alias text) TO replication_owner;
+REVOKE ALL ON FUNCTION replication.snapshot_deletes(of_table integer, keys text[], send_to text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.snapshot_deletes(of_table integer, keys text[], send_to text) TO replication_publisher;
+REVOKE ALL ON FUNCTION replication.snapshot_rows(of_table integer, leaf oid, places tid[], send_to text) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.snapshot_rows(of_table integer, leaf oid, places tid[], send_to text) TO replication_publisher;
 REVOKE ALL ON FUNCTION replication.stamp_update() FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.stamp_update() TO replication_owner;
 REVOKE ALL ON FUNCTION replication.stamp_update_of_captured() FROM PUBLIC;
@@ -2676,6 +2830,15 @@ GRANT SELECT ON TABLE replication.replication_queue_3 TO replication_monitor;
 GRANT SELECT,DELETE,UPDATE ON TABLE replication.replication_tombstones TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.replication_tombstones TO replication_consumer;
 GRANT SELECT ON TABLE replication.replication_tombstones TO replication_monitor;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.snapshot_parts TO replication_publisher;
+GRANT SELECT ON TABLE replication.snapshot_parts TO replication_consumer;
+GRANT SELECT ON TABLE replication.snapshot_parts TO replication_monitor;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.snapshot_skipped TO replication_publisher;
+GRANT SELECT ON TABLE replication.snapshot_skipped TO replication_consumer;
+GRANT SELECT ON TABLE replication.snapshot_skipped TO replication_monitor;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.snapshots TO replication_publisher;
+GRANT SELECT ON TABLE replication.snapshots TO replication_consumer;
+GRANT SELECT ON TABLE replication.snapshots TO replication_monitor;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.worker_counts TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.worker_counts TO replication_consumer;
 GRANT SELECT ON TABLE replication.worker_counts TO replication_monitor;

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from replication_pipeline.cli.common import ConfigOption, configured
+from replication_pipeline.cli.snapshot import load
 from replication_pipeline.domain.errors import ConfigurationError
+from replication_pipeline.engine.snapshot import Wanted
 from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.postgres import installer
 from replication_pipeline.postgres.connection import connect
@@ -33,7 +35,13 @@ def init(config: ConfigOption = None) -> None:
     typer.echo(f"contour {settings.contour.name} (id {settings.contour.id}): SQL is installed")
 
 
-def setup_table(tables: Tables = None, config: ConfigOption = None) -> None:
+def setup_table(
+    tables: Tables = None,
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="Then send the rows that are there to all others.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
     """Capture tables from now on, and create their topics. Without names: all configured ones."""
     settings = configured(config)
     chosen = _chosen(settings, tables)
@@ -45,6 +53,9 @@ def setup_table(tables: Tables = None, config: ConfigOption = None) -> None:
             typer.echo(f"{table}: captured in contour {settings.contour.name}")
     for topic, created in topics.items():
         typer.echo(f"topic {topic}: {'created' if created else 'was there'}")
+    for table in chosen if snapshot else ():
+        if load(settings, Wanted(table)).end != "done":
+            raise typer.Exit(1)
 
 
 def remove_table(

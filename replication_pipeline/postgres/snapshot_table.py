@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final
 
 from psycopg import sql
 
@@ -101,7 +101,7 @@ class SnapshotTable:
         if self.where is None:
             return sql.SQL("true")
         doubled = self.where.replace("%", "%%")
-        return sql.SQL(cast("LiteralString", f"(\n{doubled}\n)"))
+        return sql.SQL(f"(\n{doubled}\n)")
 
 
 def _text(reference: sql.Composable) -> sql.Composed:

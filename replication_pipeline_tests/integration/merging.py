@@ -99,7 +99,8 @@ def history(contours: Iterable[Contour]) -> list[bytes]:
         for (value,) in contour.run(
             "select replication.event_value(q.operation, q.record_key, q.before, q.payload, "
             '\'{"event_contour":"%s","contour":"%s","schema":"public","table":"items"\', '
-            "q.txid, q.created_at, q.event_id, q.version, q.base_version, q.shape, q.merge, q.snapshot_to, 0) "
+            "q.txid, q.created_at, q.event_id, q.version, q.base_version, q.shape, q.merge, "
+            "q.snapshot_to, 0) "
             "from replication_queue q order by id".replace("%s", contour.name)
         )
     ]

@@ -314,6 +314,12 @@ def test_jobs_from_their_forms(users: list[Contour], console: Console) -> None:
     assert replayed.success
     assert a.value("select count(*) from users") == 5
     assert "| applied | 5 |" in shown(replayed, "replayed")
+    loaded = console.run("snapshot", "load_table", table="users", where="id > 2", to="b")
+    assert loaded.success
+    assert "| rows | 3 |" in shown(loaded, "queued")
+    assert "| 1 | users | b | 3 |" in shown(loaded, "past_snapshots")
+    refused = console.run("snapshot", "load_table", table="nothing")
+    assert "table nothing is not set up" in said(refused)
     well = console.run("doctor", "examine_contour")
     assert well.success
     assert "✓" in shown(well, "findings")

@@ -1,4 +1,4 @@
-"""Tables of any kind go to other contours while everybody writes; what is refused; what is waited for."""
+"""Tables of any kind go elsewhere while everybody writes; what is refused; what is waited for."""
 
 from __future__ import annotations
 
@@ -67,7 +67,6 @@ def test_a_table_is_loaded_while_both_sides_write(items: list[Contour]) -> None:
     assert same_rows(items, "items")
     assert a.value("select count(*) from items where id < 2000") > 1_000
     assert b.value("select count(*) from parked_events") == 0
-    assert b.value("select count(*) from replication_conflicts where current_row is null") == 0
 
 
 KINDS = {
@@ -80,7 +79,10 @@ KINDS = {
         "'k' || i % 5, i % 7, date '2020-01-01' + i",
     ),
     "uuid": ("k uuid primary key", "md5(i::text)::uuid"),
-    "bytes": ("k bytea primary key", "decode(md5(i::text), 'hex')"),
+    "an enum and a number": (
+        "k feeling, n smallint, primary key (k, n)",
+        "(array['sad', 'glad']::feeling[])[1 + i % 2], i",
+    ),
     "a time": (
         "k timestamptz primary key",
         "'2020-01-01 12:00+00'::timestamptz + i * interval '1.5 h'",
@@ -93,7 +95,11 @@ KINDS = {
 
 @pytest.mark.parametrize(("columns", "values"), KINDS.values(), ids=KINDS)
 def test_keys_of_any_kind(make_contours: MakeContours, columns: str, values: str) -> None:
-    contours = make_contours(f"""create table "odd % t" ({columns}, body jsonb)""", ["odd % t"])
+    contours = make_contours(
+        f"""create type feeling as enum ('sad', 'glad');
+        create table "odd % t" ({columns}, body jsonb)""",
+        ["odd % t"],
+    )
     a, b = contours
     body = "jsonb_build_object('i', i)"
     unseen(a, f'insert into "odd % t" select {values}, {body} from generate_series(1, 1500) i')
@@ -111,7 +117,8 @@ def test_keys_of_any_kind(make_contours: MakeContours, columns: str, values: str
 
 def test_a_partitioned_table(make_contours: MakeContours) -> None:
     contours = make_contours(
-        """create table days (day date, n int, body text, primary key (day, n)) partition by range (day);
+        """create table days (day date, n int, body text, primary key (day, n))
+          partition by range (day);
         create table early partition of days for values from (minvalue) to ('2020-03-01');
         create table late partition of days for values from ('2020-03-01') to (maxvalue)
           partition by hash (n);
@@ -225,9 +232,8 @@ def test_a_delete_is_never_queued_behind_an_insert_under_way(items: list[Contour
     session.commit()
     totals = run.end()
     assert totals.progress.deletes == 2
-    assert a.run("select operation from replication_queue where record_key = '{\"id\":1}' order by id") == [
-        ("DELETE",), ("INSERT",),
-    ]  # fmt: skip
+    found = "select operation from replication_queue where record_key = '{\"id\":1}' order by id"
+    assert a.run(found) == [("DELETE",), ("INSERT",)]
 
 
 def test_a_filter_and_one_contour_of_three(make_contours: MakeContours) -> None:
@@ -283,7 +289,7 @@ def test_it_waits_while_the_queue_is_full_and_says_why(items: list[Contour]) -> 
     assert run.running
     assert queued(a) <= 300 + 2 * 50
     with places([a]) as (at_a,):
-        until(lambda: bool(at_a.publish()) and not run.running, "the snapshot to end")
+        until(lambda: at_a.publish() is not None and not run.running, "the snapshot to end")
     assert run.end().progress.rows == 2000
 
 
@@ -323,8 +329,11 @@ def test_what_can_not_be_is_refused_before_anything_is_written(
     items: list[Contour], postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     a, _ = items
-    a.run("insert into replication.contours (name, id, incarnation, state, sequence, last_beat, last_heard) "
-          "values ('b', 2, gen_random_uuid(), 'active', 1, now(), 0)")  # fmt: skip
+    a.run(
+        "insert into replication.contours "
+        "(name, id, incarnation, state, sequence, last_beat, last_heard) "
+        "values ('b', 2, gen_random_uuid(), 'active', 1, now(), 0)"
+    )
     for words, expected in {
         ("nothing",): "table nothing is not set up for replication",
         ("items", "--to", "a"): "contour a has the table itself",
