@@ -25,6 +25,7 @@ from bench.queue_health import QueueHealth
 from bench.report import show
 from bench.results import Result
 from bench.server import running
+from bench.snapshot import SnapshotScenario
 from bench.subjects import SUBJECTS
 from replication_pipeline.embedded import EmbeddedPostgres
 
@@ -42,6 +43,7 @@ PUBLISH_SPLIT: Final = PublishSplit()
 APPLY: Final = Apply()
 APPLY_FAMILY: Final = Apply(tables=5)
 END_TO_END: Final = EndToEnd()
+SNAPSHOT: Final = SnapshotScenario()
 AT_REST: Final = AtRest()
 HANDOVER: Final = Handover()
 HEAL: Final = Heal()
@@ -210,6 +212,18 @@ def _end_to_end(
     show(Console(), measure(scenario, postgres, directory))
 
 
+@run.command("snapshot")
+def _snapshot(
+    *,
+    rows: Annotated[int, typer.Option(min=20, help="Of the table.")] = SNAPSHOT.rows,
+    rounds: Rounds = SNAPSHOT.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How fast a table goes into another contour, beside a plain copy."""
+    show(Console(), measure(SnapshotScenario(rows=rows, rounds=rounds), postgres, directory))
+
+
 @run.command("handover")
 def _handover(
     *,
@@ -252,7 +266,7 @@ def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
     scenarios: list[Scenario] = [
         *(CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE),
-        *(APPLY, APPLY_FAMILY, END_TO_END),
+        *(APPLY, APPLY_FAMILY, END_TO_END, SNAPSHOT),
         *(HANDOVER, HEAL, AT_REST),
     ]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]

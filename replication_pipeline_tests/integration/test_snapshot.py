@@ -6,7 +6,9 @@ import json
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
+from pydantic import SecretStr
 
 from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.embedded import EmbeddedPostgres
@@ -384,3 +386,26 @@ def test_a_table_set_up_anew_is_loaded_from_the_beginning(items: list[Contour]) 
     again = Loading(a, Wanted("items"))
     assert not again.run.resumed
     assert again.start().end().progress.rows == 2000
+
+
+def test_a_role_without_any_rights_of_its_own_can_do_it(make_contours: MakeContours) -> None:
+    (a,) = make_contours(
+        """create table days (day int, n int, body text, primary key (day, n))
+          partition by range (day);
+        create table early partition of days for values from (minvalue) to (100);
+        create table late partition of days for values from (100) to (maxvalue)""",
+        ["days"],
+        count=1,
+    )
+    unseen(a, "insert into days select i, i, 'x' from generate_series(1, 200) i")
+    a.run("delete from days where day in (1, 2)")
+    a.run("create role loader login in role replication_publisher, replication_consumer")
+    try:
+        dsn = psycopg.conninfo.make_conninfo(a.dsn, user="loader")
+        as_loader = Contour(with_settings(a.settings, postgres={"dsn": SecretStr(dsn)}), a.app, dsn)
+        totals = load(as_loader, "days", where="n < 150")
+        assert (totals.progress.rows, totals.progress.deletes) == (147, 2)
+        with pytest.raises(RefusedError, match="permission denied"):
+            load(as_loader, "days", where="(select count(*) from pg_authid) > 0")
+    finally:
+        a.run("drop owned by loader; drop role loader")
