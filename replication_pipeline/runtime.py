@@ -391,7 +391,6 @@ def prepare_snapshot(
     )
     return run, Snapshot(
         settings.contour.name,
-        wanted.table,
         lambda: PostgresSnapshot(settings, run, statements),
         limits,
         watcher,

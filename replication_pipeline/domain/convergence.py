@@ -63,8 +63,11 @@ def newest(batch: Iterable[C]) -> dict[Hashable, C]:
 
 
 def decide(version: int, standing: int | None, buried: int | None) -> Verdict:
-    """Whether an event is news where the row is at ``standing`` and its tombstone at ``buried``."""
-    return "skip" if version <= max(standing or 0, buried or 0) else "apply"
+    """Whether an event is news where the row is at ``standing`` and its tombstone at ``buried``. One of
+    version 0, a row from before its table was set up, is where there is neither.
+    """
+    known = [each for each in (standing, buried) if each is not None]
+    return "skip" if known and version <= max(known) else "apply"
 
 
 def bury(buried: int | None, version: int) -> int:

@@ -63,13 +63,13 @@ class Run:
 
 
 class Step(NamedTuple):
-    """What one transaction did. ``rest``: nothing for now, as others have all that is left, or
-    ``left`` rows (or deletes) wait for transactions that write to the table. ``end``: nothing is left.
+    """What one transaction did. ``rest``: nothing for now, as others have all that is left, or it
+    ``waits`` for transactions that write to the table. ``end``: nothing is left.
     """
 
     kind: Literal["chunk", "rest", "end"]
     queued: int = 0
-    left: int = 0
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,6 @@ class Snapshot:
     """One process's part of a run, that is prepared: ``open_source`` gives connections to it."""
 
     contour: str
-    table: str
     open_source: Callable[[], Source]
     limits: Limits
     watcher: Watcher
@@ -186,7 +185,7 @@ class Snapshot:
     _gate: Gate = field(init=False)
     _ends: StopToken = field(init=False)
     _failures: list[BaseException] = field(default_factory=list)
-    _left: int = 0  # rows that a worker waits for
+    _waits: str = ""  # what for, as a worker has told last
     _queued: int = 0
     _retries: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -210,7 +209,8 @@ class Snapshot:
                 if self.stop:
                     self._ends.set("asked to stop")
                 self._tell(source)
-                self.stop.wait(LOOK_EVERY) if not self.stop else workers[0].join(0.05)
+                for worker in [each for each in workers if each.is_alive()][:1]:
+                    worker.join(LOOK_EVERY.total_seconds())
         finally:
             self._ends.set("over")
             for worker in workers:
@@ -235,10 +235,7 @@ class Snapshot:
         except TransientError:
             source.abandon()
             return  # the workers say so
-        waits = self._gate.why
-        if not waits and self._left:
-            waits = f"{self._left:,} rows of {self.table} are being written by open transactions"
-        self.watcher.progress(progress, waits)
+        self.watcher.progress(progress, self._gate.why or self._waits)
 
     def _work(self) -> None:
         source = self.open_source()
@@ -257,10 +254,10 @@ class Snapshot:
                     case "end":
                         return
                     case "rest":
-                        self._left = step.left
+                        self._waits = step.waits
                         self._ends.wait(LOOK_EVERY)
                     case "chunk":
-                        self._left = 0
+                        self._waits = ""
                         self._gate.passed(step.queued)
                         with self._counting:
                             self._queued += step.queued

@@ -42,6 +42,7 @@ class PostgresSnapshot:
     table: SnapshotTable
     _session: Session = field(init=False)
     _deletes_from: float = 0.0  # on the monotonic clock
+    _deletes_wait: str = ""
 
     def __post_init__(self) -> None:
         self._session = Session(patient(self.settings), application_name=APPLICATION_NAME)
@@ -116,8 +117,11 @@ class PostgresSnapshot:
         if queued:
             return Step("chunk", queued)
         progress = self._progress(connection)
-        if progress.parts_left or progress.skipped:
-            return Step("rest", left=progress.skipped)
+        if progress.skipped:
+            waits = f"{progress.skipped:,} rows of {self.run.table} are being written by others"
+            return Step("rest", waits=waits)
+        if progress.parts_left:
+            return Step("rest", waits=self._deletes_wait)
         return Step("end")
 
     def _deletes(self, connection: psycopg.Connection, after: str) -> Step:
@@ -136,7 +140,10 @@ class PostgresSnapshot:
             if not self._writers_have_ended(connection):
                 connection.rollback()
                 self._deletes_from = time.monotonic() + LATER
-                return Step("rest", left=len(events))
+                self._deletes_wait = (
+                    f"{len(events):,} deletes wait for transactions that write to {self.run.table}"
+                )
+                return Step("rest", waits=self._deletes_wait)
             ids, shards, tombstones, versions = map(list, zip(*events, strict=True))
             connection.execute(SQL["lock_shards"], {"shards": sorted(set(shards))})
             taken_back = connection.execute(

@@ -172,7 +172,7 @@ def test_rows_in_the_hands_of_a_long_transaction_are_waited_for(items: list[Cont
     session.execute("delete from items where id = 700")
     session.execute("insert into items values (5000, 'inserted')")
     run = Loading(a, Wanted("items")).start()
-    run.until_told("3 rows of items are being written by open transactions")
+    run.until_told("3 rows of items are being written by others")
     assert queued(a) == 1997
     session.commit()
     assert run.end().progress.rows == 1999
@@ -229,7 +229,7 @@ def test_a_delete_is_never_queued_behind_an_insert_under_way(items: list[Contour
     session.execute("insert into items values (1, 'comes back')")  # has its event's id by now
     run = Loading(a, Wanted("items")).start()
     until(lambda: queued(a) == 1997, "the rows to be queued")  # which wait for nobody
-    time.sleep(0.05)
+    run.until_told("deletes wait for transactions that write to items")
     assert run.running
     assert a.value("select count(*) from replication_queue where snapshot_to is not null "
                    "and operation = 'DELETE'") == 0  # fmt: skip

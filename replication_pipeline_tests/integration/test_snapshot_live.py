@@ -19,6 +19,7 @@ from replication_pipeline.postgres import snapshot_runs
 from replication_pipeline_tests.acceptance.test_command_line import COMMAND, configuration
 from replication_pipeline_tests.applying import applying
 from replication_pipeline_tests.conftest import MakeContours, same_rows, settle
+from replication_pipeline_tests.integration.commands import call
 from replication_pipeline_tests.integration.loading import (
     ITEMS,
     Loading,
@@ -134,6 +135,18 @@ def test_a_third_contour_comes_under_load(
     assert same_rows([a, b, c], "items")
     for contour in (a, b, c):
         assert contour.value("select count(*) from parked_events") == 0
+
+
+def test_set_up_and_loaded_by_one_command(
+    make_contours: MakeContours, kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    (a,) = make_contours(ITEMS, ["items"], count=1)
+    a.run("select remove_table_from_replication('items')")
+    a.run(MANY)
+    result = call(a, tmp_path, "setup-table", "items", "--snapshot")
+    assert result.exit_code == 0, result.output
+    assert "queued: 3,000 rows and 0 deletes" in result.output
+    assert a.value("select count(*) from replication_queue where operation = 'SNAPSHOT'") == 3000
 
 
 def test_a_stop_ends_in_order_and_says_how_to_go_on(

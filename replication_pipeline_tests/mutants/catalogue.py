@@ -18,10 +18,14 @@ APPLY: Final = INTEGRATION + "test_apply.py"
 PUBLISH: Final = INTEGRATION + "test_publish.py"
 CAPTURE: Final = INTEGRATION + "test_capture.py"
 HEARTBEATS: Final = INTEGRATION + "test_heartbeats.py"
+SNAPSHOT: Final = INTEGRATION + "test_snapshot.py"
+SNAPSHOT_LIVE: Final = INTEGRATION + "test_snapshot_live.py"
 
 STAGING: Final = "replication_pipeline/postgres/staging.py"
 APPLY_SQL: Final = "sql/queries/apply.sql"
 FEW_SQL: Final = "sql/queries/apply_few.sql"
+SNAPSHOT_SQL: Final = "sql/queries/snapshot.sql"
+SNAPSHOT_SOURCE: Final = "replication_pipeline/postgres/snapshot.py"
 CLOCK_SQL: Final = "sql/schema/30_clock.sql"
 STATEMENTS_SQL: Final = "sql/schema/41_capture_statements.sql"
 FUNCTIONS_SQL: Final = "sql/schema/42_capture_functions.sql"
@@ -149,7 +153,7 @@ MUTANTS: Final = (
     # --- applying
     Mutant(
         "decided without tombstones", APPLY_SQL,
-        "greatest(f.current_version, f.buried_version, 0)", "coalesce(f.current_version, 0)",
+        "greatest(f.current_version, f.buried_version,", "greatest(f.current_version,",
         (DECISIONS, MACHINE),
     ),
     Mutant(
@@ -280,5 +284,53 @@ MUTANTS: Final = (
         "select %(table)s, max(version) from gone having count(*) > 0",
         "select %(table)s, max(version) from gone having false",
         (HEARTBEATS + "::test_an_old_event_of_a_forgotten_delete_is_parked_not_applied",),
+    ),
+    # --- snapshots
+    Mutant(
+        "a snapshot does not lock what it reads", SNAPSHOT_SQL,
+        "   where {range} and {filter} order by {keys} for share of {alias} skip locked",
+        "   where {range} and {filter} order by {keys}",
+        (SNAPSHOT_LIVE + "::test_who_reads_the_topic_as_upserts_has_the_table",),
+    ),
+    Mutant(
+        "a snapshot forgets the rows that it has skipped", SNAPSHOT_SQL,
+        "and not exists (select from __locked __l where {same_key})", "and false",
+        (SNAPSHOT + "::test_rows_in_the_hands_of_a_long_transaction_are_waited_for",),
+    ),
+    Mutant(
+        "a snapshot's deletes wait for no writers", SNAPSHOT_SOURCE,
+        "if not self._writers_have_ended(connection):", "if False:",
+        (SNAPSHOT + "::test_a_delete_is_never_queued_behind_an_insert_under_way",),
+    ),
+    Mutant(
+        "a snapshot takes no delete back", SNAPSHOT_SQL,
+        "   and (not exists (select from replication.replication_tombstones b",
+        "   and false and (not exists (select from replication.replication_tombstones b",
+        (SNAPSHOT + "::test_a_delete_is_never_queued_behind_an_insert_under_way",),
+    ),
+    Mutant(
+        "a row of version 0 is never news", APPLY_SQL,
+        "case when s.op = 'r' then -1 else 0 end", "0",
+        (SNAPSHOT + "::test_rows_from_before_set_up_go_where_there_is_nothing",),
+    ),
+    Mutant(
+        "whom a snapshot is for does not matter", STAGING,
+        "if source.to is not None and judge.here not in", "if False and judge.here not in",
+        (SNAPSHOT + "::test_a_filter_and_one_contour_of_three",),
+    ),
+    Mutant(
+        "a delete that a snapshot has sent is a conflict", STAGING,
+        "base = NEWEST", "base = base",
+        (SNAPSHOT + "::test_deletes_are_sent_and_rows_do_not_come_back",),
+    ),
+    Mutant(
+        "a snapshot's row of a merging table has no state", STATEMENTS_SQL,
+        "case when __operation <> 'SNAPSHOT' then (", "case when true then (",
+        (SNAPSHOT + "::test_a_table_that_merges_arrives_with_its_columns_versions",),
+    ),
+    Mutant(
+        "a table set up anew is gone on with", "replication_pipeline/postgres/snapshot_runs.py",
+        "restart or table_id != table.table_id", "restart",
+        (SNAPSHOT + "::test_a_table_set_up_anew_is_loaded_from_the_beginning",),
     ),
 )  # fmt: skip
