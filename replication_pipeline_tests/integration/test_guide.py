@@ -1,4 +1,4 @@
-"""What docs/operate.md tells to do, done."""
+"""What docs/tables.md tells to do, done; with snapshots, in test_snapshot_live.py."""
 
 from __future__ import annotations
 
