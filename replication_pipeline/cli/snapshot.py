@@ -125,7 +125,7 @@ def _aim(run: Run) -> str:
 
 def _tell(run: Run, totals: Totals) -> None:
     seconds, done = totals.elapsed.total_seconds(), totals.progress
-    speed = f", {totals.queued / seconds:,.0f} a second" if seconds >= 1 else ""
+    speed = f", {totals.queued / seconds:,.0f} a second" if totals.queued and seconds >= 1 else ""
     typer.echo(f"queued: {done.rows:,} rows and {done.deletes:,} deletes, {seconds:.1f} s{speed}")
     match totals.end:
         case "done":
