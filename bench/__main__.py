@@ -240,11 +240,12 @@ def _heal(
 def _at_rest(
     *,
     seconds: Long = AT_REST.seconds,
+    rate: Annotated[float, typer.Option(min=0, help="Rows written a second.")] = AT_REST.rate,
     postgres: Programs = None,
     directory: Directory = None,
 ) -> None:
-    """What a contour costs under Dagster while nobody writes."""
-    show(Console(), measure(AtRest(seconds=seconds), postgres, directory))
+    """What a contour costs under Dagster while nobody writes, or somebody does (--rate)."""
+    show(Console(), measure(AtRest(seconds=seconds, rate=rate), postgres, directory))
 
 
 @run.command("all")
