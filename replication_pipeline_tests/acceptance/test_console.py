@@ -184,6 +184,7 @@ def test_a_parked_event_is_retried(console: Console) -> None:
 def test_a_window_is_terminated_and_followed_by_another(console: Console) -> None:
     window = console.dagster.until_running()
     console.open(f"/runs/{window.run_id}")
+    console.text("STEP_START").wait_for()
     console.button("Terminate").click()
     really = console.page.get_by_role("dialog").get_by_role("button", name="Terminate")
     really.wait_for()
