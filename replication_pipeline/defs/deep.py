@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 LONGEST_RUN: Final = timedelta(hours=12)
 SETUP: Final = (
-    "What `replication-pipeline doctor` finds in the contour's database: rights, row security, tables, "
-    "triggers. When it fails: each finding in the table comes with the command that mends it."
+    "What `replication-pipeline doctor` finds in the contour's database, beside the contours that "
+    "`compare.contours` names, and in Kafka. When it fails: each finding in the table comes with the "
+    "command that mends it."
 )
 CONVERGENCE: Final = (
     "Whether this table has the same rows and versions in all contours that `compare.contours` names. "
@@ -57,11 +58,10 @@ def setup_check(settings: Settings) -> dg.AssetChecksDefinition:
 
 def setup(postgres: PostgresResource) -> Finding:
     """``doctor``'s findings as one."""
-    from replication_pipeline.postgres.doctor import examine
+    from replication_pipeline.doctor import examine
 
     try:
-        with postgres.connection() as connection:
-            findings = examine(connection, postgres.settings())
+        findings = examine(postgres.settings())
     except ReplicationError as error:
         return Finding("setup", "unknown", f"Not known: {error.message}", {})
     mend = [finding for finding in findings if finding.severity == "mend"]
@@ -69,7 +69,7 @@ def setup(postgres: PostgresResource) -> Finding:
         dg.TableRecord(
             {"about": f.check, "severity": f.severity, "finding": f.message, "remedy": f.remedy}
         )
-        for f in findings
+        for f in sorted(findings, key=lambda f: f.severity == "good")
     ]
     columns = [dg.TableColumn(name) for name in ("about", "severity", "finding", "remedy")]
     return Finding(
