@@ -25,6 +25,7 @@ from replication_pipeline.cli import (
     replay,
     republish,
     setup,
+    trace,
     windows,
 )
 from replication_pipeline.domain.errors import ReplicationError
@@ -47,6 +48,7 @@ conflicts.register(app)
 republish.register(app)
 replay.register(app)
 contours.register(app)
+trace.register(app)
 demo.register(app)
 
 
