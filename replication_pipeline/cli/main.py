@@ -15,16 +15,17 @@ from rich.markup import escape
 
 from replication_pipeline import __version__
 from replication_pipeline.cli import (
+    cleanup,
     conflicts,
     contours,
     demo,
     doctor,
-    inspect,
     offsets,
     parked,
     replay,
     republish,
     setup,
+    status,
     trace,
     windows,
 )
@@ -40,7 +41,8 @@ app = typer.Typer(
 )
 setup.register(app)
 windows.register(app)
-inspect.register(app)
+status.register(app)
+cleanup.register(app)
 doctor.register(app)
 parked.register(app)
 offsets.register(app)
