@@ -19,7 +19,7 @@ HEADROOM: Final = 100  # steps left for what is inserted until the sequence is m
 @dataclass(frozen=True, slots=True)
 class KeySequence:
     """A sequence that fills ``column`` in one contour. ``last`` is ``None`` while it was never used,
-    and where ``seen`` is false: the role may not look. ``highest`` is the greatest value in the table.
+    and where ``seen`` is false: the role may not look.
     """
 
     contour: str
@@ -33,7 +33,6 @@ class KeySequence:
     maximum: int
     last: int | None
     seen: bool
-    highest: int = 0
 
     @property
     def next(self) -> int:
@@ -72,10 +71,10 @@ def apart(sequence: KeySequence, step: int) -> bool:
 
 
 def moved(sequence: KeySequence, step: int, highest: int) -> int:
-    """Where it goes on in its contour's residue, above ``highest`` and with headroom.
+    """Where it goes on in its contour's residue, with headroom above ``highest``, the greatest value
+    that any contour has, or has given.
 
     It may lie beyond ``maximum``: then the column's type is too narrow for steps.
     """
-    given = max(highest, sequence.highest, sequence.last or 0)
-    floor = max(given + HEADROOM * step if given else 0, sequence.start - 1)
+    floor = max(highest + HEADROOM * step if highest else 0, sequence.start - 1)
     return floor + (sequence.contour_id - floor) % step or step

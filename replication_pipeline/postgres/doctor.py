@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from replication_pipeline.domain.errors import RefusedError, ReplicationError
-from replication_pipeline.domain.findings import Finding
+from replication_pipeline.domain.findings import Finding, NotSeenError
 from replication_pipeline.postgres.checks import (
     capture,
     others,
@@ -24,7 +24,7 @@ from replication_pipeline.postgres.checks import (
     server,
     tables,
 )
-from replication_pipeline.postgres.checks.patient import SQL, Others, Patient
+from replication_pipeline.postgres.checks.patient import SQL, Others, Patient, unseen
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.failures import translating, translating_refusals
 from replication_pipeline.settings import Settings
@@ -78,15 +78,19 @@ def examine(
 
 def mend(connection: psycopg.Connection[Any], settings: Settings, findings: list[Finding]) -> None:
     """Run the remedies of ``findings``, all or none. ``RefusedError`` when the role may not."""
-    with (
-        translating_refusals(f"contour {settings.contour.name}: mending"),
-        connection.transaction(),
-    ):
-        for finding in findings:
-            if not finding.fixable:
-                raise RefusedError(f"{finding.check}: {finding.message}", remedy=finding.remedy)
-            # Ours, made of names that the catalog has quoted.
-            connection.execute(finding.remedy.encode())
+    try:
+        with (
+            translating_refusals(f"contour {settings.contour.name}: mending"),
+            connection.transaction(),
+        ):
+            for finding in findings:
+                # Ours, made of names that the catalog has quoted.
+                connection.execute(finding.remedy.encode())
+    except RefusedError as error:
+        statements = " ".join(finding.remedy for finding in findings)
+        raise RefusedError(
+            error.message, remedy=f"run it as the owner of the tables: {statements}"
+        ) from error
 
 
 def longest_rows(
@@ -100,8 +104,9 @@ def longest_rows(
             query = sql.SQL(SQL["sample"]).format(table=sql.Identifier(schema, relation))
             share = min(100.0, 100.0 * SAMPLED_PAGES / max(pages, 1))
             try:
-                ((longest, read),) = connection.execute(query, {"share": share}).fetchall()
-            except psycopg.errors.InsufficientPrivilege:
-                continue  # `rights` says so
+                with unseen():
+                    ((longest, read),) = connection.execute(query, {"share": share}).fetchall()
+            except NotSeenError:
+                continue  # for lack of a right, which `rights` says, or of time
             found[table] = (longest * (2 if full_before else 1), read)
     return found

@@ -58,7 +58,7 @@ class Application:
         chance = random.Random(self.contour.settings.contour.id)
         keys = itertools.count(1000 + self.contour.settings.contour.id, 2)
         with self.contour.session(autocommit=True) as session:
-            while not self._stop.wait(0.005):
+            while not self._stop.wait(0.02):
                 hot = chance.random() < 0.3
                 new = not self.own or chance.random() < 0.3
                 if hot:
@@ -97,7 +97,7 @@ class Application:
             changes = ", ".join(f"{name} = %s" for name in names)
             session.execute(f"update {self.table} set {changes} where id = %s", [*chosen, key])
 
-    def goes_on(self, count: int = 8) -> None:
+    def goes_on(self, count: int = 5) -> None:
         """Until it has written some more."""
         goal = self.writes + count
         until(lambda: self.writes >= goal or bool(self.failures), "an application to write")
@@ -149,7 +149,6 @@ def test_expand_write_contract_under_load(
         for contour in contours:
             windows.enter_context(publishing(contour.settings))
             windows.enter_context(applying(contour.settings))
-        arrived(contours)
         with writing(contours) as applications:
             change_everything(contours, applications)
         arrived(contours)

@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from psycopg.conninfo import make_conninfo
 
 from replication_pipeline import doctor
+from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.domain.findings import Finding
 from replication_pipeline.domain.names import heartbeat_topic, topic_for
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
@@ -423,6 +424,17 @@ def test_sequences_that_collide_are_set_apart(
         keys = [{key for (key,) in c.run(f"select id from {table} where id > 40")} for c in (a, b)]
         assert len(keys[0]) == len(keys[1]) == 50
         assert not keys[0] & keys[1]
+    a.run("drop role if exists stranger")
+    a.run("create role stranger login in role replication_publisher, replication_consumer")
+    a.run("alter sequence items_id_seq increment by 1")
+    dsn = make_conninfo(a.dsn, user="stranger")
+    not_his = call_with(
+        a, tmp_path, "doctor", "--fix", "sequences", compare=everywhere["a"], postgres={"dsn": dsn}
+    )
+    assert isinstance(not_his.exception, RefusedError)
+    assert "must be owner of" in not_his.exception.message
+    assert "run it as the owner of the tables: alter sequence" in str(not_his.exception.remedy)
+    a.run("alter sequence items_id_seq increment by 10; drop owned by stranger; drop role stranger")
     again = call_with(a, tmp_path, "doctor", "--fix", "sequences", compare=everywhere["a"])
     assert "sequences: nothing that can be run here" in again.stdout
     unknown = call_with(a, tmp_path, "doctor", "--fix", "colour")

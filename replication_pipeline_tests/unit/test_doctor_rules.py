@@ -9,6 +9,10 @@ import pytest
 from replication_pipeline.domain.drift import Column, SetUp, drift, wider
 from replication_pipeline.domain.network import is_local
 from replication_pipeline.domain.sequences import KeySequence, apart, collide, moved, step_for
+from replication_pipeline.kafka.doctor import CHECKS as KAFKA_CHECKS
+from replication_pipeline.postgres.checks.role import MEMBERSHIP
+from replication_pipeline.postgres.doctor import CHECKS
+from replication_pipeline.postgres.queries import sql_directory
 
 pytestmark = pytest.mark.unit
 
@@ -95,3 +99,10 @@ def test_each_difference_says_where_it_ends() -> None:
 def test_what_is_local() -> None:
     assert all(map(is_local, ("", "/var/run", "localhost", "127.0.0.1", "::1", "[::1]")))
     assert not any(map(is_local, ("db.example", "10.0.0.1")))
+
+
+def test_every_check_is_documented() -> None:
+    text = (sql_directory().parent / "docs" / "doctor.md").read_text(encoding="utf-8")
+    documented = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    names = [MEMBERSHIP.name, *(c.name for c in CHECKS), *(c.name for c in KAFKA_CHECKS)]
+    assert documented == [*names, "positions"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,10 +47,21 @@ class Patient:
 
 def ask(connection: psycopg.Connection[Any], name: str, **parameters: Any) -> list[tuple[Any, ...]]:
     """The rows of a named query in any contour."""
-    try:
+    with unseen():
         return connection.execute(SQL[name], parameters).fetchall()
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable) as error:
-        raise NotSeenError(error.diag.message_primary or "permission denied") from None
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """What the role may not see, or what takes too long to, is no failure of the doctor's."""
+    try:
+        yield
+    except (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.QueryCanceled,
+    ) as error:
+        raise NotSeenError(error.diag.message_primary or "no answer") from None
 
 
 PatientCheck = Check[Patient]

@@ -7,13 +7,13 @@ writes; a contour is safe from those that have done it as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from replication_pipeline.domain.findings import Finding, NotSeenError, mend, notice
+from replication_pipeline.domain.findings import Finding, mend, notice
 from replication_pipeline.domain.sequences import (
     KeySequence,
     apart,
@@ -21,33 +21,49 @@ from replication_pipeline.domain.sequences import (
     moved,
     step_for,
 )
-from replication_pipeline.postgres.checks.patient import SQL, Patient, PatientCheck, ask
+from replication_pipeline.postgres.checks.patient import SQL, Patient, PatientCheck, ask, unseen
 from replication_pipeline.postgres.heartbeats import read_registry
 
 Place = tuple[str, str]  # table, column
 
 
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A column that a sequence fills, in one contour. Its greatest value is looked up when it matters:
+    a column that no index begins with is read whole for it.
+    """
+
+    sequence: KeySequence
+    connection: psycopg.Connection[Any]
+    table: sql.Identifier
+
+    def highest(self) -> int:
+        query = sql.SQL(SQL["highest"]).format(
+            column=sql.Identifier(self.sequence.column), table=self.table
+        )
+        with unseen():
+            ((highest,),) = self.connection.execute(query).fetchall()
+        return int(highest)
+
+
 def _sequences(patient: Patient) -> Iterator[Finding]:
     me = patient.settings.contour
     mine = _read(patient.connection, patient, me.name, me.id)
-    reached = patient.reached()
-    theirs: dict[str, dict[Place, KeySequence]] = {}
+    theirs: list[dict[Place, _Filled]] = []
     ids = {c.identity.id for c in read_registry(patient.connection).contours.values()} | {me.id}
-    for name, connection in reached.items():
-        for there, id_, *_ in ask(connection, "who"):
-            theirs[name] = _read(connection, patient, there, id_)
+    for connection in patient.reached().values():
+        for name, id_, *_ in ask(connection, "who"):
+            theirs.append(_read(connection, patient, name, id_))
             ids.add(id_)
     step = step_for(ids)
-    for place, sequence in mine.items():
-        rivals = [
-            found[place]
-            for found in theirs.values()
-            if place in found and collide(sequence, found[place])
-        ]
+    for place, filled in mine.items():
+        sequence = filled.sequence
+        same = [found[place] for found in theirs if place in found]
+        rivals = [other for other in same if collide(sequence, other.sequence)]
         if rivals:
-            yield _finding(sequence, rivals, step)
+            yield _finding(filled, rivals, step)
         elif not apart(sequence, step) and len(ids) > 1 + len(theirs):
-            statement, runs = _statement(sequence, step, [])
+            statement, runs = _statement(filled, step, same)
             yield notice(
                 f"{sequence.table}.{sequence.column} is filled from {sequence.name} in steps of "
                 f"{sequence.increment}: if a contour that can't be looked at fills it as well, "
@@ -57,30 +73,31 @@ def _sequences(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def _finding(sequence: KeySequence, rivals: list[KeySequence], step: int) -> Finding:
-    contours = [sequence.contour, *(rival.contour for rival in rivals)]
-    both = f"contours {' and '.join(contours)}"
+def _finding(filled: _Filled, rivals: list[_Filled], step: int) -> Finding:
+    sequence, others = filled.sequence, [rival.sequence for rival in rivals]
+    contours = " and ".join(one.contour for one in (sequence, *others))
+    used = sum(one.used for one in (sequence, *others)) > 1
     text = (
-        f"{sequence.table}.{sequence.column}: the sequences of {both} give the same values: of "
-        "two rows with one key the newer one replaces the other"
+        f"{sequence.table}.{sequence.column}: the sequences of contours {contours} "
+        f"{'give' if used else 'would give'} the same values: of two rows with one key the newer "
+        "one replaces the other"
     )
-    late = [rival.contour for rival in rivals if not apart(rival, step)]
+    late = [other.contour for other in others if not apart(other, step)]
     elsewhere = "; ".join(
         f"in {name}: replication-pipeline doctor --fix sequences" for name in late
     )
     if apart(sequence, step):
         return mend(text, elsewhere)
-    statement, runs = _statement(sequence, step, rivals)
+    statement, runs = _statement(filled, step, rivals)
     remedy = f"{statement} -- and {elsewhere}" if elsewhere else statement
-    if sum(one.used for one in (sequence, *rivals)) > 1:
-        return mend(text, remedy, fixable=runs)
-    return notice(text.replace(" give ", " would give "), remedy, fixable=runs)
+    return (mend if used else notice)(text, remedy, fixable=runs)
 
 
-def _statement(sequence: KeySequence, step: int, rivals: list[KeySequence]) -> tuple[str, bool]:
+def _statement(filled: _Filled, step: int, others: list[_Filled]) -> tuple[str, bool]:
     """The remedy, and whether it can be run as it is."""
-    highest = max((rival.last or rival.highest for rival in rivals), default=0)
-    first = moved(sequence, step, max(highest, *(rival.highest for rival in rivals), 0))
+    sequence = filled.sequence
+    highest = max(max(one.highest(), one.sequence.last or 0) for one in (filled, *others))
+    first = moved(sequence, step, highest)
     if first > sequence.maximum:
         return f"widen {sequence.table}.{sequence.column} to bigint in every contour first", False
     return (
@@ -91,19 +108,12 @@ def _statement(sequence: KeySequence, step: int, rivals: list[KeySequence]) -> t
 
 def _read(
     connection: psycopg.Connection[Any], patient: Patient, contour: str, contour_id: int
-) -> dict[Place, KeySequence]:
+) -> dict[Place, _Filled]:
     found = {}
     for row in ask(connection, "sequences", tables=list(patient.settings.tables)):
         table, column, *facts, schema, relation = row
         sequence = KeySequence(contour, contour_id, table, column, *facts)
-        query = sql.SQL(SQL["highest"]).format(
-            column=sql.Identifier(column), table=sql.Identifier(schema, relation)
-        )
-        try:
-            ((highest,),) = connection.execute(query).fetchall()
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise NotSeenError(error.diag.message_primary or "permission denied") from None
-        found[table, column] = replace(sequence, highest=highest)
+        found[table, column] = _Filled(sequence, connection, sql.Identifier(schema, relation))
     return found
 
 
