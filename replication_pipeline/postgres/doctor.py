@@ -51,10 +51,13 @@ def open_others(settings: Settings, application_name: str) -> Iterator[Others]:
             there = settings.model_copy(update={"postgres": postgres, "contour": contour})
             try:
                 connection = connect(there, application_name=application_name, check=False)
+                opened.enter_context(closing(connection))
+                with translating(f"contour {name}"):
+                    connection.execute(SQL["who"])
             except ReplicationError as error:
                 found[name] = error
             else:
-                found[name] = opened.enter_context(closing(connection))
+                found[name] = connection
         yield found
 
 

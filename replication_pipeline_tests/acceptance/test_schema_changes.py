@@ -25,7 +25,7 @@ from replication_pipeline.kafka.client import admin_client
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.watch import pairs_of
 from replication_pipeline_tests.applying import applying
-from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows
+from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
 from replication_pipeline_tests.integration.commands import call
 from replication_pipeline_tests.publishing import publishing, until
 
@@ -218,3 +218,24 @@ def test_a_renamed_table_keeps_its_name_in_commands(
     a.run("update things set note = 'x'; drop table things")
     a.run(ITEMS)
     assert "items: captured" in call(a, tmp_path, "setup-table", "items").stdout
+
+
+def test_columns_are_renamed_while_applications_rest(
+    make_contours: MakeContours, kafka: EmbeddedKafka
+) -> None:
+    """The key as well, of which events have another text then; and a wider key is used at once."""
+    contours = make_contours(ITEMS.replace("bigint", "int"), ["items"])
+    a, b = contours
+    a.run("insert into items values (1, 'x', 1), (2, 'x', 1), (3, 'x', 1)")
+    settle(contours, rounds=1)
+    for contour in contours:
+        contour.run("alter table items rename column note to words")
+        contour.run("alter table items rename column id to number")
+        contour.run("alter table items alter number type bigint")
+    a.run("update items set words = 'y' where number = 1; delete from items where number = 2")
+    b.run("insert into items values (%s, 'z', 1)", BIG)
+    settle(contours, rounds=1)
+    assert a.run("select number, words from items order by 1") == [(1, "y"), (3, "x"), (BIG, "z")]
+    assert same_rows(contours, "items")
+    for contour in contours:
+        assert contour.run("select * from replication.parked_events") == []

@@ -386,8 +386,12 @@ def test_damage_beside_is_found(pair: list[Contour], postgres: EmbeddedPostgres)
     b.run("update pg_database set datcollate = 'C.utf8' where datname = %s", database)
     assert told(settings) == [("databases", "notice")]
     away = PostgresSettings(host="127.0.0.1", port=1)
-    gone = settings.model_copy(update={"compare": CompareSettings(contours={"b": away})})
-    assert told(gone) == [("reach", "notice")]
+    empty = PostgresSettings(dsn=postgres.create_database("doctor_beside"))
+    for there, remedy in ((away, "compare.contours.b"), (empty, "replication-pipeline init")):
+        gone = settings.model_copy(update={"compare": CompareSettings(contours={"b": there})})
+        assert told(gone) == [("reach", "notice")]
+        (reach,) = [f for f in look(gone) if f.check == "reach"]
+        assert remedy in reach.remedy
 
 
 def test_sequences_that_collide_are_set_apart(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.embedded import EmbeddedKafka
@@ -145,6 +146,33 @@ def test_what_can_not_be_seen_is_told(pair: list[Contour], tmp_path: Path) -> No
     assert told["events"][0]["state"] == "published"
     other = {"kafka": {"bootstrap_servers": a.settings.kafka.bootstrap_servers}}
     assert "Kafka has no topic items_changes" in tell(pair, tmp_path, "items", 1, **other)[1]
+
+
+def test_an_auditor_there_is_enough(pair: list[Contour], tmp_path: Path) -> None:
+    """Who is asked in other contours may read the table, and is a member of replication_monitor."""
+    a, b = pair
+    a.run("insert into items values (1, 'x', 1)")
+    settle(pair, rounds=1)
+    b.run("drop role if exists tracer")
+    b.run("create role tracer login in role replication_monitor; grant select on items to tracer")
+    try:
+        dsn = make_conninfo(b.dsn, user="tracer")
+        told = story(pair, tmp_path, "items", 1, compare={"contours": {"b": {"dsn": dsn}}})
+        assert told["unreached"] == {}
+        assert told["events"][0]["contours"]["b"] == "applied: it is the row as it stands"
+        said = call_with(a, tmp_path, "doctor", compare={"contours": {"b": {"dsn": dsn}}})
+        assert said.exit_code == 0, said.stdout
+        assert "not known" not in said.stdout
+        told = story(
+            pair,
+            tmp_path,
+            "places",
+            '{"country":"x","number":1}',
+            compare={"contours": {"b": {"dsn": dsn}}},
+        )
+        assert "permission denied for table places" in told["unreached"]["b"]
+    finally:
+        b.run("drop owned by tracer; drop role tracer")
 
 
 def test_the_search_is_bounded(pair: list[Contour]) -> None:

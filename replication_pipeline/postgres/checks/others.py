@@ -19,7 +19,7 @@ def _reached(patient: Patient) -> Iterator[Finding]:
         if isinstance(other, ReplicationError):
             yield notice(
                 f"contour {name} can't be looked at: {other.message}",
-                f"check compare.contours.{name}",
+                f"check compare.contours.{name}" + (f"; {other.remedy}" if other.remedy else ""),
             )
     me = patient.settings.contour.name
     unnamed = [

@@ -60,6 +60,9 @@ def unseen() -> Iterator[None]:
         psycopg.errors.InsufficientPrivilege,
         psycopg.errors.LockNotAvailable,
         psycopg.errors.QueryCanceled,
+        psycopg.errors.UndefinedTable,  # the installed SQL is older than this program
+        psycopg.errors.UndefinedColumn,
+        psycopg.errors.UndefinedFunction,
     ) as error:
         raise NotSeenError(error.diag.message_primary or "no answer") from None
 

@@ -47,7 +47,10 @@ def _heartbeats(patient: Patient) -> Iterator[Finding]:
             "set monitoring.heartbeat_interval: 10s",
         )
         return
-    for pair in pairs_of(patient.connection, patient.settings):
+    pairs = pairs_of(patient.connection, patient.settings)
+    if not pairs:
+        yield fine("none was read here yet: publishers send them, appliers read them")
+    for pair in pairs:
         if pair.state == "fenced":
             yield mend(
                 f"contour {pair.contour} is fenced: what it writes is not applied",
