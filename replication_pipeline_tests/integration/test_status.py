@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import Connection
 
+from replication_pipeline.domain.watch import Watch
 from replication_pipeline.embedded import EmbeddedKafka
+from replication_pipeline.postgres.watch import look
+from replication_pipeline.settings import Settings
 from replication_pipeline_tests.applying import applying
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
 from replication_pipeline_tests.integration.commands import call_with
@@ -59,3 +66,23 @@ def test_the_verdict_and_the_figures(
 def _status(contour: Contour, path: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(call_with(contour, path, "status", "--json").stdout)
     return told
+
+
+def test_watching_ends_with_ctrl_c(
+    make_contours: MakeContours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (a,) = make_contours(USERS, ["users"], count=1)
+    looks: list[int] = []
+
+    def counted(connection: Connection[Any], settings: Settings) -> Watch:
+        looks.append(1)
+        if len(looks) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return look(connection, settings)
+
+    monkeypatch.setattr("replication_pipeline.cli.status.look", counted)
+    monkeypatch.setattr("replication_pipeline.cli.status.EVERY", timedelta())
+    shown = call_with(a, tmp_path, "status", "--watch")
+    assert len(looks) == 3
+    assert shown.exit_code == 1, "the verdict of the last look"
+    assert "no publisher is alive" in shown.stdout
