@@ -12,15 +12,8 @@ from datetime import datetime, timedelta
 
 from replication_pipeline.domain.errors import ReplicationError
 from replication_pipeline.domain.names import Topic, topic_for
-from replication_pipeline.domain.story import (
-    Event,
-    Moment,
-    Trail,
-    decision,
-    events,
-    moment_of,
-    timeline,
-)
+from replication_pipeline.domain.story import Event, Trail, events
+from replication_pipeline.domain.storytelling import Moment, decision, moment_of, timeline
 from replication_pipeline.kafka.search import Search, search
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.doctor import open_others
