@@ -16,6 +16,7 @@ from rich.markup import escape
 from replication_pipeline import __version__
 from replication_pipeline.cli import (
     cleanup,
+    compare,
     conflicts,
     contours,
     demo,
@@ -51,6 +52,7 @@ republish.register(app)
 replay.register(app)
 contours.register(app)
 trace.register(app)
+compare.register(app)
 demo.register(app)
 
 

@@ -1,0 +1,163 @@
+"""``compare`` as it is called: what it prints and writes, its exit status, its words for mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from replication_pipeline import difference_files
+from replication_pipeline.cli.main import app
+from replication_pipeline.domain.comparison import Comparison, Difference, Seen
+from replication_pipeline.domain.errors import ConfigurationError, ReplicationError
+from replication_pipeline.postgres import comparison
+from replication_pipeline_tests.acceptance.test_command_line import configuration
+from replication_pipeline_tests.conftest import Contour, MakeContours
+from replication_pipeline_tests.integration.commands import logging_left_alone
+
+pytestmark = pytest.mark.integration
+
+
+def compared(contours: list[Contour], path: Path, *words: object) -> Result:
+    """Run a command of the first one, which knows the others."""
+    first, *others = contours
+    file = Path(configuration(path, first))
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content["compare"] = {"contours": {c.name: {"dsn": c.dsn} for c in others}, "patience": 0}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with logging_left_alone():
+        return CliRunner().invoke(
+            app, [*map(str, words), "--config", str(file)], env={"COLUMNS": "240"}
+        )
+
+
+def refused(result: Result) -> ReplicationError:
+    assert isinstance(result.exception, ReplicationError), result.exception
+    return result.exception
+
+
+def test_what_it_prints_and_writes(
+    make_contours: MakeContours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = contours = make_contours(
+        "create table users (id bigint primary key, name text, secret text)", ["users"]
+    )
+    for contour in contours:
+        contour.run("set session_replication_role = replica")
+        contour.run(
+            "insert into users select n, 'n', 'hidden', 1024000000::bigint * n + 1 "
+            "from generate_series(1, 9) n"
+        )
+    equal = compared(contours, tmp_path, "compare")
+    assert (equal.exit_code, equal.stdout) == (0, "users: equal (rows: 9 in a, 9 in b)\n")
+
+    b.run("update users set secret = 'shown' where id = 2")
+    b.run("delete from users where id = 3")
+    a.run("delete from users where id = 4")
+    a.run(
+        "insert into replication.replication_tombstones (table_name, record_key, version) "
+        "values ('users', '{\"id\":4}', 9216000002)"
+    )
+    unknown = compared(contours, tmp_path, "compare", "users")
+    assert unknown.exit_code == 1
+    assert "users: not known" in unknown.stdout
+    assert "3 rows differ, and may only be under way" in unknown.stdout
+    assert "contour b has not taken in what a wrote until" in unknown.stdout
+
+    monkeypatch.setattr(comparison, "settled", lambda *_: ())
+    found = compared(contours, tmp_path, "compare", "--with", "b")
+    assert found.exit_code == 1
+    lines = [line.split("  ") for line in found.stdout.splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert cells == [
+        ["users: 3 differ (rows: 8 in a, 8 in b)"],
+        ["key", "a", "b", "columns"],
+        ['{"id":2}', *(["1970-01-01 00:00:02.000000 by a"] * 2), "secret"],
+        ['{"id":3}', "1970-01-01 00:00:03.000000 by a", "missing"],
+        ['{"id":4}', "deleted 1970-01-01 00:00:09.000000 by b", "1970-01-01 00:00:04.000000 by a"],
+    ]
+    assert "shown" not in found.stdout
+    assert "secret=shown" in compared(contours, tmp_path, "compare", "--values").stdout
+
+    told = json.loads(compared(contours, tmp_path, "compare", "--json").stdout)
+    assert (told["equal"], told["contours"]) == (False, {"a": 1, "b": 2})
+    (table,) = told["tables"]
+    assert {name: table[name] for name in table if name not in ("seconds", "differences")} == {
+        "table": "users", "equal": False, "settled": True, "complete": True,
+        "rows": {"a": 8, "b": 8}, "differing": 3, "unsettled": 0, "written_meanwhile": 0,
+        "waiting_for": [], "notes": [],
+    }  # fmt: skip
+    assert table["differences"][2] == {
+        "key": '{"id":4}',
+        "key_parts": ["4"],
+        "columns": [],
+        "contours": {
+            "a": {"state": "deleted", "version": "9216000002"},
+            "b": {"state": "row", "version": "4096000001"},
+        },
+    }
+    for kind in ("csv", "json"):
+        file = tmp_path / f"found.{kind}"
+        assert compared(contours, tmp_path, "compare", "--output", file).exit_code == 1
+        back = difference_files.read(file, "users")
+        assert [(d.key, d.parts) for d in back] == [(f'{{"id":{n}}}', (str(n),)) for n in (2, 3, 4)]
+        assert back[2].seen == {"a": Seen(buried=9216000002), "b": Seen(version=4096000001)}
+        assert back[1].seen["b"] == Seen()
+
+    one = compared(contours, tmp_path, "compare", "--max-differences", 1)
+    assert "users: at least 1 differ" in one.stdout
+    assert "there are more: --max-differences" in one.stdout
+
+
+def test_what_it_says_to_mistakes(make_contours: MakeContours, tmp_path: Path) -> None:
+    contours = make_contours("create table users (id bigint primary key)", ["users"])
+
+    def mistake(*words: object) -> tuple[int, str]:
+        error = refused(compared(contours, tmp_path, "compare", *words))
+        assert error.remedy
+        return error.exit_code, error.message
+
+    assert mistake("orders") == (2, "table orders is not configured")
+    assert mistake("--with", "z") == (2, "--with z: compare.contours does not name it")
+    assert mistake("--patience", "soon") == (2, "--patience soon is no length of time")
+    assert mistake("--where", "nonsense")[0] == 2
+    assert "not a kind of file" in mistake("--output", "found.xls")[1]
+    assert "no such folder" in mistake("--output", tmp_path / "none" / "found.csv")[1]
+    alone = refused(compared(contours[:1], tmp_path, "compare"))
+    assert (alone.exit_code, alone.message) == (2, "there is no contour to compare with")
+    contours[1].dsn = "host=127.0.0.1 port=1 connect_timeout=2"
+    away = refused(compared(contours, tmp_path, "compare"))
+    assert away.exit_code == 3
+    assert "contour b" in away.message
+
+
+def test_parquet_without_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difference_files, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match="Parquet needs pyarrow"):
+        difference_files.refuse_unfit_file(tmp_path / "found.parquet", "--output")
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "[1]", '{"tables": 7}'])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: str) -> None:
+    for kind in ("csv", "json"):
+        file = tmp_path / f"x.{kind}"
+        with pytest.raises(ConfigurationError, match=f"x.{kind}: there is no such file"):
+            difference_files.read(file, "users")
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(ConfigurationError, match="no file that compare has written"):
+            difference_files.read(file, "users")
+
+
+def test_odd_keys_and_values_survive_a_file(tmp_path: Path) -> None:
+    key = Difference(
+        '{"k":"a,\\"b\\n=x"}', ('a,"b\n=x', "NA"), {"a": Seen(5, 1), "b": Seen()}, ("x",),
+        {"a": {"x": None}},
+    )  # fmt: skip
+    file = tmp_path / "x.csv"
+    difference_files.write(file, [Comparison("t", {"a": 1, "b": 0}, (key,))])
+    (back,) = difference_files.read(file, "t")
+    assert (back.key, back.parts, back.seen) == (key.key, key.parts, {"a": Seen(5), "b": Seen()})
+    assert difference_files.read(file, "u") == []
