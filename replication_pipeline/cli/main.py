@@ -23,6 +23,7 @@ from replication_pipeline.cli import (
     doctor,
     offsets,
     parked,
+    repair,
     replay,
     republish,
     setup,
@@ -53,6 +54,7 @@ replay.register(app)
 contours.register(app)
 trace.register(app)
 compare.register(app)
+repair.register(app)
 demo.register(app)
 
 

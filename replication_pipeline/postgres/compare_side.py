@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, LiteralString
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -61,6 +61,7 @@ class Shape:
     columns: Sequence[str]
     estimated: int
     pages: int
+    merges: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +162,9 @@ class Side:
             )
             return cursor.fetchall() if cursor.description else []
 
-    def statement(
-        self, name: str, within: Range | None = None, **more: LiteralString
-    ) -> sql.Composed:
+    def statement(self, name: str, within: Range | None = None) -> sql.Composed:
         """A named query, filled in for this table."""
-        parts = self._parts | {part: sql.SQL(text) for part, text in more.items()}
+        parts = dict(self._parts)
         if within is not None:
             parts["range"] = self._condition(within)
         return sql.SQL(SQL[name]).format(**parts)
@@ -267,5 +266,4 @@ def _parts_of(shape: Shape, columns: Sequence[str]) -> dict[str, sql.Composable]
             )
             for column in columns
         ),
-        "skip_locked": sql.SQL("skip locked"),
     }

@@ -72,6 +72,9 @@ grant execute on function replication.merge_fresh(jsonb, bigint, text[], text[])
   replication.merge_known(jsonb, bigint, replication.merge_states, bigint, text[], text[]),
   replication.merge_event(text, bigint, jsonb, jsonb, text[], text[]) to replication_consumer;
 grant execute on function replication.whole_row(integer) to replication_consumer, replication_publisher;
+-- Repairing tables.
+grant execute on function replication.resend_rows(integer, oid[], tid[], bigint[]),
+  replication.resend_deletes(integer, text[], bigint[]) to replication_consumer;
 -- Comparing tables: the key of a row as it is on Kafka.
 grant execute on function replication.whole_row(integer), replication.tombstone_key(text), replication.base_type(oid),
   replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp) to replication_monitor;
