@@ -20,6 +20,7 @@ from replication_pipeline.defs.alerts import alert_sensor, run_failure_sensor
 from replication_pipeline.defs.assets import assets
 from replication_pipeline.defs.backfill import queue_asset
 from replication_pipeline.defs.checks import queue_checks
+from replication_pipeline.defs.compared import compare_jobs
 from replication_pipeline.defs.console import console_sensor
 from replication_pipeline.defs.deep import deep_checks, deep_schedules
 from replication_pipeline.defs.forms import form_jobs
@@ -51,7 +52,13 @@ def build(settings: Settings, since: datetime | None = None) -> dg.Definitions:
             contour_checks(settings),
             *deep_checks(settings),
         ],
-        jobs=[*window_jobs(settings), cleanup, *form_jobs(settings), parked_job(settings)],
+        jobs=[
+            *window_jobs(settings),
+            cleanup,
+            *form_jobs(settings),
+            *compare_jobs(settings),
+            parked_job(settings),
+        ],
         sensors=[
             publish_sensor,
             apply_sensor,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,23 +27,15 @@ from replication_pipeline.cli.compare import (
     others_of,
     tables_of,
 )
-from replication_pipeline.cli.differences import SHOWN, notes_of, side_told
+from replication_pipeline.cli.differences import SHOWN
 from replication_pipeline.cli.progress import Bar
+from replication_pipeline.domain.difference_words import notes_of, side_told
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.repair import TOLD
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
 from replication_pipeline.inputs import duration
 from replication_pipeline.postgres.comparison import MOST_DIFFERENCES
-from replication_pipeline.postgres.repair import Repair, Wanted, repair_table
-from replication_pipeline.postgres.resending import Outcome
-
-OUTCOMES: dict[Outcome, str] = {
-    "done": "sent",
-    "changed": "not sent: the row changed meanwhile",
-    "busy": "not sent: a long transaction writes the table; run it again after that",
-    "refused": "refused by the database",
-    "stopped": "not sent: stopped before",
-}
+from replication_pipeline.postgres.repair import Repair, Wanted, repair_table, summary
 
 
 def register(app: typer.Typer) -> None:
@@ -168,22 +159,6 @@ def _tell(told: Repair, wanted: Wanted) -> None:
         for each in verdict.differences[:SHOWN]:
             sides = ", ".join(f"{c}: {side_told(each, c, told.ids)}" for c in each.seen)
             console.print(Text(printable(f"  {each.key}  {sides}")), soft_wrap=True)
-
-
-def summary(told: Repair) -> list[str]:
-    """What each contour does, and what stays, in numbers."""
-    lines = []
-    if told.done:
-        outcomes = Counter((d.action.contour, d.action.kind, d.outcome) for d in told.done)
-        for (contour, kind, outcome), count in sorted(outcomes.items()):
-            lines.append(f"contour {contour} {TOLD[kind]}: {count:,} {OUTCOMES[outcome]}")
-        lines += [f"{d.action.difference.key}: {d.detail}" for d in told.done if d.detail][:SHOWN]
-    else:
-        kinds = Counter((action.contour, action.kind) for action in told.actions)
-        for (contour, kind), count in sorted(kinds.items()):
-            lines.append(f"contour {contour} {TOLD[kind]}: {count:,}")
-    lines += [f"left alone: {n:,}, {why}" for why, n in Counter(x.why for x in told.left).items()]
-    return lines
 
 
 def _list(console: Console, told: Repair) -> None:

@@ -7,7 +7,7 @@ again, compares afresh, and finds less to do. At the end the repaired keys are c
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 
 from replication_pipeline.domain.comparison import Comparison, Difference
-from replication_pipeline.domain.repair import Action, Left, decide
+from replication_pipeline.domain.repair import TOLD, Action, Left, decide
 from replication_pipeline.domain.version import pack
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.postgres.compare_search import Progress
@@ -29,10 +29,18 @@ from replication_pipeline.postgres.comparison import (
     open_contours,
     sides_of,
 )
-from replication_pipeline.postgres.resending import Done, carry_out
+from replication_pipeline.postgres.resending import Done, Outcome, carry_out
 from replication_pipeline.settings import Settings
 
 AT_ONCE: Final = 500
+TOLD_AT_MOST: Final = 100
+OUTCOMES: dict[Outcome, str] = {
+    "done": "sent",
+    "changed": "not sent: the row changed meanwhile",
+    "busy": "not sent: a long transaction writes the table; run it again after that",
+    "refused": "refused by the database",
+    "stopped": "not sent: stopped before",
+}
 
 Connections = Mapping[str, psycopg.Connection[Any]]
 
@@ -110,6 +118,24 @@ def repair_table(
         if not stop:
             verdict = compare_keys(connections, table, settings, keys, patience=wanted.patience)
         return Repair(ids, found, tuple(actions), tuple(left), tuple(done), verdict)
+
+
+def summary(told: Repair) -> list[str]:
+    """What each contour does, and what stays, in numbers."""
+    lines = []
+    if told.done:
+        outcomes = Counter((d.action.contour, d.action.kind, d.outcome) for d in told.done)
+        for (contour, kind, outcome), count in sorted(outcomes.items()):
+            lines.append(f"contour {contour} {TOLD[kind]}: {count:,} {OUTCOMES[outcome]}")
+        lines += [f"{d.action.difference.key}: {d.detail}" for d in told.done if d.detail][
+            :TOLD_AT_MOST
+        ]
+    else:
+        kinds = Counter((action.contour, action.kind) for action in told.actions)
+        for (contour, kind), count in sorted(kinds.items()):
+            lines.append(f"contour {contour} {TOLD[kind]}: {count:,}")
+    lines += [f"left alone: {n:,}, {why}" for why, n in Counter(x.why for x in told.left).items()]
+    return lines
 
 
 def _decided(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from replication_pipeline import difference_files
+from replication_pipeline import definitions, difference_files
 from replication_pipeline.cli.main import app
 from replication_pipeline.domain.comparison import Comparison, Difference, Seen
 from replication_pipeline.domain.errors import ConfigurationError, ReplicationError
 from replication_pipeline.postgres import comparison
+from replication_pipeline.settings import load_settings
 from replication_pipeline_tests.acceptance.test_command_line import configuration
 from replication_pipeline_tests.conftest import Contour, MakeContours
 from replication_pipeline_tests.integration.commands import logging_left_alone
@@ -110,6 +113,54 @@ def test_what_it_prints_and_writes(
     one = compared(contours, tmp_path, "compare", "--max-differences", 1)
     assert "users: at least 1 differ" in one.stdout
     assert "there are more: --max-differences" in one.stdout
+
+
+def test_the_jobs_do_the_same(
+    make_contours: MakeContours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = make_contours("create table users (id bigint primary key, n text)", ["users"])
+    file = Path(configuration(tmp_path, a))
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content["compare"] = {"contours": {"b": {"dsn": b.dsn}}, "patience": 0}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    monkeypatch.setenv("REPLICATION_CONFIG", str(file))
+    monkeypatch.setattr(comparison, "settled", lambda *_: ())
+    repository = definitions.build(load_settings()).get_repository_def()
+
+    def run(job: str, **form: Any) -> tuple[bool, str]:
+        """Whether it went well, and all that its page shows."""
+        op = {"compare": "compare_tables", "repair": "repair_rows"}[job]
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = repository.get_job(job).execute_in_process(
+                instance=instance,
+                run_config={"ops": {op: {"config": form}}},
+                raise_on_error=False,
+            )
+            events = instance.all_logs(result.run_id)
+        return result.success, "\n".join(str(event.dagster_event) for event in events)
+
+    assert run("compare")[0]
+    for contour, rows in ((a, "(1, 'x', 5), (2, 'x', 5)"), (b, "(1, 'y', 5)")):
+        contour.run("set session_replication_role = replica")
+        contour.run(f"insert into users (id, n, replication_version) values {rows}")
+    good, shown = run("compare", tables=["users"])
+    assert not good
+    assert "users: 2 differ" in shown
+    assert "missing" in shown
+    good, shown = run("repair", table="users")
+    assert good
+    assert "contour a sends its row again, as it is: 1" in shown
+    assert "contour a sends its row as a newer one: 1" in shown
+    assert a.queue() == []
+    good, shown = run("repair", table="users", apply=True, winner="b")
+    assert not good, "without publishers it can't be equal yet"
+    assert [(op, key) for op, key, _ in b.queue()] == [("SNAPSHOT", '{"id":1}')]
+    assert [(op, key) for op, key, _ in a.queue()] == [("DELETE", '{"id":2}')]
+    assert a.run("select id from users") == [(1,)], "b has no row 2, so it is deleted"
+    assert "is not equal yet" in shown
+    assert "winner z: no contour" in run("repair", table="users", winner="z")[1]
+    assert "contour z: compare.contours" in run("compare", contours=["z"])[1]
+    assert "table nope is not configured" in run("repair", table="nope")[1]
 
 
 def test_what_it_says_to_mistakes(make_contours: MakeContours, tmp_path: Path) -> None:
