@@ -13,6 +13,7 @@ from bench import results
 from bench.apply import Apply
 from bench.at_rest import AtRest
 from bench.capture import Capture
+from bench.compare import Compare
 from bench.end_to_end import EndToEnd
 from bench.explain_capture import CaptureSplit
 from bench.handover import Handover
@@ -45,6 +46,7 @@ END_TO_END: Final = EndToEnd()
 AT_REST: Final = AtRest()
 HANDOVER: Final = Handover()
 HEAL: Final = Heal()
+COMPARE: Final = Compare()
 
 Programs = Annotated[
     Path | None,
@@ -248,6 +250,18 @@ def _at_rest(
     show(Console(), measure(AtRest(seconds=seconds, rate=rate), postgres, directory))
 
 
+@run.command("compare")
+def _compare(
+    *,
+    rows: Annotated[int, typer.Option(min=1000, help="Of the table.")] = COMPARE.rows,
+    rounds: Rounds = COMPARE.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How fast a table is found equal in two contours."""
+    show(Console(), measure(Compare(rows=rows, rounds=rounds), postgres, directory))
+
+
 @run.command("all")
 def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
@@ -255,6 +269,7 @@ def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
         *(CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE),
         *(APPLY, APPLY_FAMILY, END_TO_END),
         *(HANDOVER, HEAL, AT_REST),
+        COMPARE,
     ]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]
     show(Console(), [result for one in found for result in one])
