@@ -2,7 +2,7 @@
 
 Both databases are on one server, and the sides are read at once, as they are by ``compare``. ``floor``
 is the simplest thing that touches every row: one scan a side of ``count(*)`` and the md5 of each row's
-text, which tells nothing of where rows differ. ``100 differ`` has as many rows changed past the triggers,
+text, which does not tell which rows differ. ``100 differ`` has so many rows changed past the triggers,
 all over the table, and finds them; waiting for what is under way is not in it, as nothing is.
 """
 
