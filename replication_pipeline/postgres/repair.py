@@ -16,6 +16,7 @@ from typing import Any, Final
 import psycopg
 
 from replication_pipeline.domain.comparison import Comparison, Difference
+from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.domain.repair import TOLD, Action, Left, decide
 from replication_pipeline.domain.version import pack
 from replication_pipeline.engine.stopping import StopToken
@@ -184,6 +185,13 @@ def _carried_out(
     """In batches of one contour and kind. Roles have to be members of replication_consumer."""
     sides, _ = sides_of(connections, table, settings)
     by_name = {side.contour: side for side in sides}
+    for contour in sorted({action.contour for action in actions}):
+        ((may, role),) = by_name[contour].ask("may_repair")
+        if not may:
+            raise RefusedError(
+                f"contour {contour}: role {role} may not repair table {table}; nothing was written",
+                remedy=f"in that database: grant replication_consumer to {role}",
+            )
     parts: defaultdict[tuple[str, str], list[Action]] = defaultdict(list)
     for action in actions:
         parts[action.contour, action.kind].append(action)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psycopg
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -161,6 +163,40 @@ def test_the_jobs_do_the_same(
     assert "winner z: no contour" in run("repair", table="users", winner="z")[1]
     assert "contour z: compare.contours" in run("compare", contours=["z"])[1]
     assert "table nope is not configured" in run("repair", table="nope")[1]
+
+
+def test_the_rights_that_it_takes(
+    make_contours: MakeContours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Roles that belong to replication_consumer repair; others are told what they lack."""
+    a, b = make_contours("create table users (id bigint primary key, n text)", ["users"])
+    for role, group in (("mender", "replication_consumer"), ("auditor", "replication_monitor")):
+        b.run(f"drop role if exists {role}")
+        b.run(f"create role {role} login in role {group}")
+    b.run("grant select on users to auditor")
+    for contour, rows in ((a, "(1, 'x', 5), (2, 'x', 5)"), (b, "(1, 'y', 5), (3, 'y', 5)")):
+        contour.run("set session_replication_role = replica")
+        contour.run(f"insert into users (id, n, replication_version) values {rows}")
+    b.run(
+        "insert into replication.replication_tombstones (table_name, record_key, version) "
+        "values ('users', '{\"id\":2}', 7)"
+    )
+    monkeypatch.setattr(comparison, "settled", lambda *_: ())
+
+    def repair(user: str, *words: str) -> Result:
+        there = replace(b, dsn=psycopg.conninfo.make_conninfo(b.dsn, user=user))
+        return compared([a, there], tmp_path, "repair", "users", *words)
+
+    assert "contour b sends its delete again: 1" in repair("auditor").stdout
+    error = refused(repair("auditor", "--apply"))
+    assert "contour b: role auditor may not repair table users" in error.message
+    assert error.remedy == "in that database: grant replication_consumer to auditor"
+    assert a.queue() == b.queue() == []
+    told = repair("mender", "--apply").stdout
+    assert "contour b sends its delete again: 1 sent" in told
+    assert "contour b sends its row again, as it is: 1 sent" in told
+    assert sorted(op for op, *_ in b.queue()) == ["DELETE", "SNAPSHOT"]
+    b.run("drop owned by auditor, mender; drop role auditor, mender")
 
 
 def test_what_it_says_to_mistakes(make_contours: MakeContours, tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ select w.n, array[{column_texts}]::text[]
 -- name: explain
 explain select from {table} t where {range}
 
+-- name: may_repair
+-- Whether this role may; asked before anything is sent.
+select has_function_privilege('replication.resend_rows(integer, oid[], tid[], bigint[])', 'execute')
+       and has_table_privilege(r.relation, 'update') and has_table_privilege(r.relation, 'delete'), current_user
+  from replication.replicated_tables r where r.table_name = %(table)s
+
 -- name: lock
 -- Of some keys, where their rows lie. Lock: the rows. A row that is being written is left out: whoever waits for
 -- one while holding others may cost a user's transaction its life. Index: the primary key.
