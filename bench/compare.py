@@ -22,6 +22,7 @@ import psycopg
 from rich.console import Console
 
 from bench import users
+from bench.children import cpu_seconds
 from bench.contestants.ours import Ours, contour_settings
 from bench.database import copy_of, make_template, settle_down
 from bench.measure import rotated
@@ -82,10 +83,7 @@ class Compare:
             if different:
                 connection.execute(change, ["!", step, step * DIFFERENT])
             memory, began = reset_memory(), time.monotonic()
-            if name == "floor":
-                floor(settings)
-            else:
-                ours(settings, different)
+            used = floor(settings) if name == "floor" else ours(settings, different)
             seconds, grown = time.monotonic() - began, peak_memory() - memory
             if different:
                 connection.execute(
@@ -95,6 +93,9 @@ class Compare:
         if turn:
             results.add(name, "speed", self.rows / seconds, "rows/s a side", run=turn)
             results.add(name, "time", seconds, "s", run=turn)
+            results.add(
+                name, "CPU, backends", used / self.rows * 1e6 / 2, "µs a row and side", run=turn
+            )
             results.add(name, "memory", grown / 1e6, "MB more than before", run=turn)
 
 
@@ -107,20 +108,25 @@ def between(here: str, there: str) -> Settings:
     return contour_settings(here).model_copy(update={"compare": CompareSettings(contours=others)})
 
 
-def floor(settings: Settings) -> None:
-    """Both sides at once."""
+def floor(settings: Settings) -> float:
+    """Both sides at once, one process each. Returns the backends' processor time."""
     with open_contours(settings) as connections, ThreadPoolExecutor(2) as pool:
+        for connection in connections.values():
+            connection.execute("set max_parallel_workers_per_gather = 0")
         list(pool.map(lambda c: c.execute(FLOOR).fetchall(), connections.values()))
+        return sum(cpu_seconds(c.info.backend_pid) for c in connections.values())
 
 
-def ours(settings: Settings, different: int) -> None:
+def ours(settings: Settings, different: int) -> float:
     """Fails unless it finds what there is to find."""
     options = Options(patience=timedelta())
     with open_contours(settings) as connections:
         found = compare_table(connections, "users", settings, options)
+        used = sum(cpu_seconds(c.info.backend_pid) for c in connections.values())
     # No heartbeats run, so what differs can't be known to have settled.
     if (found.equal, found.unsettled) != (not different, different):
         raise RuntimeError(f"{found.unsettled} rows differ instead of {different}")
+    return used
 
 
 def reset_memory() -> int:

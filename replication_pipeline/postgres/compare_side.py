@@ -76,6 +76,7 @@ class Side:
     topic: str
     where: str | None = None
     _parts: dict[str, sql.Composable] = field(default_factory=dict)
+    _statements: dict[tuple[str, Any], bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._parts.update(_parts_of(self.shape, self.columns))
@@ -162,12 +163,16 @@ class Side:
             )
             return cursor.fetchall() if cursor.description else []
 
-    def statement(self, name: str, within: Range | None = None) -> sql.Composed:
-        """A named query, filled in for this table."""
-        parts = dict(self._parts)
-        if within is not None:
-            parts["range"] = self._condition(within)
-        return sql.SQL(SQL[name]).format(**parts)
+    def statement(self, name: str, within: Range | None = None) -> bytes:
+        """A named query, filled in for this table; kept, as composing it costs half a millisecond."""
+        ends = None if within is None else (within.low is None, within.high is None)
+        if (name, ends) not in self._statements:
+            parts = dict(self._parts)
+            if within is not None:
+                parts["range"] = self._condition(within)
+            composed = sql.SQL(SQL[name]).format(**parts)
+            self._statements[name, ends] = composed.as_bytes(self.connection)
+        return self._statements[name, ends]
 
     def bound(self, within: Range | None) -> dict[str, Any]:
         """Parameters that every query may use, and the ends of a range."""
