@@ -28,7 +28,8 @@ from bench.database import copy_of, make_template, settle_down
 from bench.measure import rotated
 from bench.results import Recorder, Result, recorder
 from replication_pipeline.embedded import EmbeddedPostgres
-from replication_pipeline.postgres.comparison import Options, compare_table, open_contours
+from replication_pipeline.postgres.compare_contours import open_contours
+from replication_pipeline.postgres.comparison import Options, compare_table
 from replication_pipeline.settings import CompareSettings, PostgresSettings, Settings
 
 CONTESTANTS: Final = ("floor", "ours", "100 differ")

@@ -14,13 +14,8 @@ from replication_pipeline.cli.progress import Bar
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
 from replication_pipeline.inputs import duration
-from replication_pipeline.postgres.comparison import (
-    MOST_DIFFERENCES,
-    Options,
-    compare_table,
-    contour_ids,
-    open_contours,
-)
+from replication_pipeline.postgres.compare_contours import contour_ids, open_contours
+from replication_pipeline.postgres.comparison import MOST_DIFFERENCES, Options, compare_table
 from replication_pipeline.settings import Settings
 
 WithOption = Annotated[

@@ -63,12 +63,8 @@ def compare_tables(
     context: dg.OpExecutionContext, config: CompareConfig, postgres: PostgresResource
 ) -> None:
     """As ``replication-pipeline compare``."""
-    from replication_pipeline.postgres.comparison import (
-        Options,
-        compare_table,
-        contour_ids,
-        open_contours,
-    )
+    from replication_pipeline.postgres.compare_contours import contour_ids, open_contours
+    from replication_pipeline.postgres.comparison import Options, compare_table
 
     settings = postgres.settings()
     with orderly(context, settings, LONG) as stop:

@@ -109,7 +109,8 @@ def convergence_check(settings: Settings) -> dg.AssetChecksDefinition:
 
 def converged(settings: Settings, tables: Sequence[str]) -> list[Finding]:
     """The verdict on each table. When one can't be compared, the others are all the same."""
-    from replication_pipeline.postgres.comparison import Options, compare_table, open_contours
+    from replication_pipeline.postgres.compare_contours import open_contours
+    from replication_pipeline.postgres.comparison import Options, compare_table
 
     found: list[Finding] = []
     try:

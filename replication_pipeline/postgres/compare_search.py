@@ -20,7 +20,8 @@ from typing import Final, TypeVar
 from replication_pipeline.domain.comparison import Seen
 from replication_pipeline.domain.errors import FatalError
 from replication_pipeline.engine.stopping import StopToken
-from replication_pipeline.postgres.compare_side import Evidence, Key, Range, Row, Side
+from replication_pipeline.postgres.compare_side import Evidence, Row, Side
+from replication_pipeline.postgres.compare_sql import Key, Range
 
 BLOCK: Final = 16_384  # rows
 MOST_BLOCKS: Final = 4096

@@ -1,4 +1,4 @@
-"""Waiting until everything that was written anywhere before a moment has arrived everywhere.
+"""Which suspects have really diverged: all that was written before has to arrive everywhere first.
 
 Known from offsets: rounds of the heartbeats tell it of a contour's own writes, positions of what it had
 applied from others, those that are not compared among them.
@@ -8,28 +8,43 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
-from replication_pipeline.domain.comparison import Lag
+from replication_pipeline.domain.comparison import Difference, Lag, Seen
 from replication_pipeline.domain.heartbeat import passed
 from replication_pipeline.engine.stopping import StopToken
+from replication_pipeline.postgres.compare_search import Search, Suspect
 from replication_pipeline.postgres.compare_side import Side
+from replication_pipeline.postgres.compare_sql import Key
 
 LOOK_EVERY: Final = 0.5  # seconds
 
 
-def settled(sides: Sequence[Side], patience: timedelta, stop: StopToken) -> tuple[Lag, ...]:
-    """Wait, ``patience`` at most. Who still lags then; nobody, if all has arrived."""
+def settled(
+    sides: Sequence[Side],
+    patience: timedelta,
+    stop: StopToken,
+    no_need: Callable[[], bool] = lambda: False,
+) -> tuple[Lag, ...]:
+    """Wait, ``patience`` at most, or until there is ``no_need`` to. Who still lags then; nobody, if all
+    has arrived.
+    """
     written = {side.contour: side.now() for side in sides}
     applied = {side.contour: side.position() for side in sides}
-    end = time.monotonic() + patience.total_seconds()
+    began = time.monotonic()
+    end, next_question = began + patience.total_seconds(), began
     pause = threading.Event()
     while True:
         lags = tuple(lag for side in sides for lag in _lags(side, written, applied))
-        if not lags or time.monotonic() >= end or stop:
+        now = time.monotonic()
+        if not lags or now >= end or stop:
             return lags
+        if now >= next_question:  # it reads rows, so ever more seldom
+            if no_need():
+                return lags
+            next_question = now + max(LOOK_EVERY, now - began)
         pause.wait(min(LOOK_EVERY, max(0.0, end - time.monotonic())))
 
 
@@ -41,3 +56,51 @@ def _lags(side: Side, written: dict[str, float], applied: dict[str, Sequence[int
         if other != side.contour
         and (arrived.get(other, 0.0) <= wanted or not passed(position, applied[other]))
     ]
+
+
+def read_now(search: Search, keys: Mapping[str, Key]) -> list[Suspect]:
+    """What each contour has of some keys."""
+    read = search.each(lambda side: side.states(keys))
+    return [
+        Suspect(
+            key,
+            parts,
+            {side.contour: now[key] for side, now in zip(search.sides, read, strict=True)},
+        )
+        for key, parts in keys.items()
+    ]
+
+
+def confirm(
+    search: Search, suspects: Sequence[Suspect], patience: timedelta
+) -> tuple[list[Difference], int, tuple[Lag, ...]]:
+    """Those that are different once all has arrived; of how many that can't be said, because they were
+    written meanwhile or contours lag; and who lags. Nobody is waited for once no suspect is left.
+    """
+    left = {suspect.key: suspect for suspect in suspects}
+
+    def look() -> list[Suspect]:
+        """Who is equal by now, or was written, is no suspect any more, whatever comes next."""
+        now = read_now(search, {key: suspect.parts for key, suspect in left.items()})
+        for suspect in now:
+            if not differs(suspect.seen) or not unwritten(left[suspect.key].seen, suspect.seen):
+                del left[suspect.key]
+        return [suspect for suspect in now if suspect.key in left]
+
+    lags = settled(search.sides, patience, search.stop, lambda: not look())
+    same = look()
+    others = {s.key: s.parts for s in suspects if s.key not in left}
+    open_ = sum(differs(suspect.seen) for suspect in read_now(search, others)) if others else 0
+    if lags and same:
+        return [], open_ + len(same), lags
+    return [Difference(each.key, each.parts, each.seen) for each in same], open_, ()
+
+
+def differs(seen: Mapping[str, Seen]) -> bool:
+    """Whether a key is not the same everywhere."""
+    return len({each.row for each in seen.values()}) > 1
+
+
+def unwritten(before: Mapping[str, Seen], after: Mapping[str, Seen]) -> bool:
+    """Whether every contour has what it had."""
+    return all(before[contour].row == seen.row for contour, seen in after.items())

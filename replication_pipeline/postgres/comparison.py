@@ -12,9 +12,8 @@ looked at is told. It mends nothing: that is ``repair``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -22,19 +21,14 @@ from typing import Any, Final
 
 import psycopg
 
-from replication_pipeline.domain.comparison import Comparison, Difference, Lag, Seen
-from replication_pipeline.domain.errors import RefusedError
-from replication_pipeline.domain.names import topic_for
+from replication_pipeline.domain.comparison import Comparison, Difference, Lag
 from replication_pipeline.engine.stopping import StopToken
-from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.compare_search import Progress, Search, Suspect
-from replication_pipeline.postgres.compare_settling import settled
-from replication_pipeline.postgres.compare_side import SQL, Key, Range, Shape, Side
-from replication_pipeline.postgres.connection import connect
-from replication_pipeline.postgres.failures import translating, translating_refusals
+from replication_pipeline.postgres.compare_contours import sides_of
+from replication_pipeline.postgres.compare_search import Progress, Search
+from replication_pipeline.postgres.compare_settling import confirm, differs, read_now
+from replication_pipeline.postgres.compare_sql import Key
 from replication_pipeline.settings import Settings
 
-LONGEST_STATEMENT: Final = "1h"
 AT_ONCE: Final = 20_000  # suspects that are waited for together
 MOST_DIFFERENCES: Final = 10_000
 UNLIKE: Final = (
@@ -51,57 +45,6 @@ class Options:
     most: int = MOST_DIFFERENCES
     patience: timedelta | None = None
     values: bool = False
-
-
-@contextmanager
-def open_contours(
-    settings: Settings, *, others: Sequence[str] | None = None, writes: bool = False
-) -> Iterator[dict[str, psycopg.Connection[Any]]]:
-    """This contour's database and those of ``compare.contours``, or of some of them.
-
-    ``TransientError`` when one is away, ``RefusedError`` when one is another contour.
-    """
-    chosen = settings.compare.contours
-    if others is not None:
-        chosen = {name: chosen[name] for name in others}
-    with ExitStack() as opened:
-        connections = {}
-        for name, postgres in {settings.contour.name: settings.postgres, **chosen}.items():
-            there = settings.model_copy(
-                update={
-                    "postgres": postgres,
-                    "contour": settings.contour.model_copy(update={"name": name}),
-                }
-            )
-            connection = opened.enter_context(
-                closing(connect(there, application_name="replicator_compare", check=False))
-            )
-            with translating(f"contour {name}: comparing"):
-                row = connection.execute(queries.load("workers")["identity"]).fetchone()
-                options = {} if writes else {"default_transaction_read_only": "on"}
-                for setting, value in (
-                    options | {"statement_timeout": LONGEST_STATEMENT, "jit": "off"}
-                ).items():
-                    connection.execute("select set_config(%s, %s, false)", [setting, value])
-            if row is None or row[0] != name:
-                raise RefusedError(
-                    f"compare.contours.{name} is the database of "
-                    f"{'contour ' + row[0] if row else 'no contour'}",
-                    remedy="give each contour's own database its name there",
-                )
-            connections[name] = connection
-        yield connections
-
-
-def contour_ids(connections: Mapping[str, psycopg.Connection[Any]]) -> dict[str, int]:
-    """Each contour's number, which its versions carry."""
-    ids: dict[str, int] = {}
-    for contour, connection in connections.items():
-        with translating(f"contour {contour}: comparing"):
-            ((_, ids[contour], *_),) = connection.execute(
-                queries.load("workers")["identity"]
-            ).fetchall()
-    return ids
 
 
 def compare_table(
@@ -132,9 +75,8 @@ def compare_table(
             if len(found) >= options.most:
                 complete = False
                 break
-            if (
-                options.where is not None
-            ):  # a row that it holds for in one contour only is no less there
+            if options.where is not None:
+                # A row for which it holds in one contour only is no less there in the others.
                 chosen = read_now(search, {suspect.key: suspect.parts for suspect in chosen})
             confirmed, open_, lags = confirm(search, chosen, patience)
             found += confirmed
@@ -200,48 +142,6 @@ def compare_keys(
     )
 
 
-def read_now(search: Search, keys: Mapping[str, Key]) -> list[Suspect]:
-    """What each contour has of some keys."""
-    read = search.each(lambda side: side.states(keys))
-    return [
-        Suspect(
-            key,
-            parts,
-            {side.contour: now[key] for side, now in zip(search.sides, read, strict=True)},
-        )
-        for key, parts in keys.items()
-    ]
-
-
-def confirm(
-    search: Search, suspects: Sequence[Suspect], patience: timedelta
-) -> tuple[list[Difference], int, tuple[Lag, ...]]:
-    """Those that are different still once all has arrived; of how many that can't be said, because they
-    were written meanwhile or contours lag; and who lags.
-    """
-    lags = settled(search.sides, patience, search.stop)
-    now = read_now(search, {suspect.key: suspect.parts for suspect in suspects})
-    found, open_ = [], 0
-    for before, suspect in zip(suspects, now, strict=True):
-        if not differs(suspect.seen):
-            continue
-        if not lags and unwritten(before.seen, suspect.seen):
-            found.append(Difference(suspect.key, suspect.parts, suspect.seen))
-        else:
-            open_ += 1
-    return found, open_, lags
-
-
-def differs(seen: Mapping[str, Seen]) -> bool:
-    """Whether a key is not the same everywhere."""
-    return len({each.row for each in seen.values()}) > 1
-
-
-def unwritten(before: Mapping[str, Seen], after: Mapping[str, Seen]) -> bool:
-    """Whether every contour has what it had."""
-    return all(before[contour].row == seen.row for contour, seen in after.items())
-
-
 def described(search: Search, found: list[Difference], *, values: bool) -> list[Difference]:
     """With the columns that differ, and why an event waits somewhere."""
     if not found:
@@ -280,56 +180,3 @@ def _described(
         },
         parked={contour: waits[key] for contour, waits in parked.items() if key in waits},
     )
-
-
-def sides_of(
-    connections: Mapping[str, psycopg.Connection[Any]],
-    table: str,
-    settings: Settings,
-    *,
-    where: str | None = None,
-) -> tuple[list[Side], tuple[str, ...]]:
-    """The table in each contour, and what is to be told of it. Refused where it can't be compared."""
-    shapes: dict[str, Shape] = {}
-    for contour, connection in connections.items():
-        with translating(f"contour {contour}: comparing table {table}"):
-            row = connection.execute(SQL["shape"], {"table": table}).fetchone()
-        if row is None:
-            raise RefusedError(
-                f"table {table} is not set up in contour {contour}",
-                remedy=f"replication-pipeline setup-table {table}",
-            )
-        shapes[contour] = Shape(*row)
-    first, *others = shapes.items()
-    for contour, shape in others:
-        if tuple(shape.keys) != tuple(first[1].keys):
-            raise RefusedError(
-                f"table {table}: the primary key is ({', '.join(first[1].keys)}) in contour "
-                f"{first[0]}, and ({', '.join(shape.keys)}) in {contour}",
-                remedy="give it the same primary key everywhere",
-            )
-    common = sorted(set.intersection(*(set(shape.columns) for shape in shapes.values())))
-    notes = tuple(
-        f"columns of contour {contour} that others don't have, or don't send, are not compared: "
-        f"{', '.join(extra)}"
-        for contour, shape in shapes.items()
-        if (extra := sorted(set(shape.columns) - set(common)))
-    )
-    topic = topic_for(table, prefix=settings.kafka.topic_prefix)
-    sides = [
-        Side(contour, connections[contour], table, shape, common, topic, where)
-        for contour, shape in shapes.items()
-    ]
-    _refuse_bad_condition(sides if where is not None else ())
-    return sides, notes
-
-
-def _refuse_bad_condition(sides: Iterable[Side]) -> None:
-    """Told before anything is read."""
-    for side in sides:
-        try:
-            with translating_refusals(f"contour {side.contour}: --where"):
-                side.connection.execute(side.statement("explain", Range()), side.bound(None))
-        except RefusedError as error:
-            remedy = error.remedy or "it is SQL on the columns of row t, as behind WHERE"
-            raise RefusedError(error.message, remedy=remedy) from None

@@ -20,15 +20,13 @@ from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.domain.repair import TOLD, Action, Left, decide
 from replication_pipeline.domain.version import pack
 from replication_pipeline.engine.stopping import StopToken
+from replication_pipeline.postgres.compare_contours import contour_ids, open_contours, sides_of
 from replication_pipeline.postgres.compare_search import Progress
 from replication_pipeline.postgres.comparison import (
     MOST_DIFFERENCES,
     Options,
     compare_keys,
     compare_table,
-    contour_ids,
-    open_contours,
-    sides_of,
 )
 from replication_pipeline.postgres.resending import Done, Outcome, carry_out
 from replication_pipeline.settings import Settings

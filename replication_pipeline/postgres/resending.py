@@ -15,7 +15,8 @@ from typing import Final, Literal, assert_never
 
 from replication_pipeline.domain.errors import RefusedError, TransientError
 from replication_pipeline.domain.repair import Action
-from replication_pipeline.postgres.compare_side import Side, arrays
+from replication_pipeline.postgres.compare_side import Side
+from replication_pipeline.postgres.compare_sql import arrays
 from replication_pipeline.postgres.failures import translating, translating_refusals
 
 Outcome = Literal["done", "changed", "busy", "refused", "stopped"]

@@ -17,7 +17,7 @@ from replication_pipeline import definitions, difference_files
 from replication_pipeline.cli.main import app
 from replication_pipeline.domain.comparison import Comparison, Difference, Seen
 from replication_pipeline.domain.errors import ConfigurationError, ReplicationError
-from replication_pipeline.postgres import comparison
+from replication_pipeline.postgres import compare_settling
 from replication_pipeline.settings import load_settings
 from replication_pipeline_tests.acceptance.test_command_line import configuration
 from replication_pipeline_tests.conftest import Contour, MakeContours
@@ -72,7 +72,7 @@ def test_what_it_prints_and_writes(
     assert "3 rows differ, and may only be under way" in unknown.stdout
     assert "contour b has not taken in what a wrote until" in unknown.stdout
 
-    monkeypatch.setattr(comparison, "settled", lambda *_: ())
+    monkeypatch.setattr(compare_settling, "settled", lambda *_: ())
     found = compared(contours, tmp_path, "compare", "--with", "b")
     assert found.exit_code == 1
     lines = [line.split("  ") for line in found.stdout.splitlines()]
@@ -126,7 +126,7 @@ def test_the_jobs_do_the_same(
     content["compare"] = {"contours": {"b": {"dsn": b.dsn}}, "patience": 0}
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     monkeypatch.setenv("REPLICATION_CONFIG", str(file))
-    monkeypatch.setattr(comparison, "settled", lambda *_: ())
+    monkeypatch.setattr(compare_settling, "settled", lambda *_: ())
     repository = definitions.build(load_settings()).get_repository_def()
 
     def run(job: str, **form: Any) -> tuple[bool, str]:
@@ -170,10 +170,10 @@ def test_the_rights_that_it_takes(
 ) -> None:
     """Roles that belong to replication_consumer repair; others are told what they lack."""
     a, b = make_contours("create table users (id bigint primary key, n text)", ["users"])
-    for role, group in (("mender", "replication_consumer"), ("auditor", "replication_monitor")):
+    for role, group in (("mender", "replication_consumer"), ("looker", "replication_monitor")):
         b.run(f"drop role if exists {role}")
         b.run(f"create role {role} login in role {group}")
-    b.run("grant select on users to auditor")
+    b.run("grant select on users to looker")
     for contour, rows in ((a, "(1, 'x', 5), (2, 'x', 5)"), (b, "(1, 'y', 5), (3, 'y', 5)")):
         contour.run("set session_replication_role = replica")
         contour.run(f"insert into users (id, n, replication_version) values {rows}")
@@ -181,22 +181,22 @@ def test_the_rights_that_it_takes(
         "insert into replication.replication_tombstones (table_name, record_key, version) "
         "values ('users', '{\"id\":2}', 7)"
     )
-    monkeypatch.setattr(comparison, "settled", lambda *_: ())
+    monkeypatch.setattr(compare_settling, "settled", lambda *_: ())
 
     def repair(user: str, *words: str) -> Result:
         there = replace(b, dsn=psycopg.conninfo.make_conninfo(b.dsn, user=user))
         return compared([a, there], tmp_path, "repair", "users", *words)
 
-    assert "contour b sends its delete again: 1" in repair("auditor").stdout
-    error = refused(repair("auditor", "--apply"))
-    assert "contour b: role auditor may not repair table users" in error.message
-    assert error.remedy == "in that database: grant replication_consumer to auditor"
+    assert "contour b sends its delete again: 1" in repair("looker").stdout
+    error = refused(repair("looker", "--apply"))
+    assert "contour b: role looker may not repair table users" in error.message
+    assert error.remedy == "in that database: grant replication_consumer to looker"
     assert a.queue() == b.queue() == []
     told = repair("mender", "--apply").stdout
     assert "contour b sends its delete again: 1 sent" in told
     assert "contour b sends its row again, as it is: 1 sent" in told
     assert sorted(op for op, *_ in b.queue()) == ["DELETE", "SNAPSHOT"]
-    b.run("drop owned by auditor, mender; drop role auditor, mender")
+    b.run("drop owned by looker, mender; drop role looker, mender")
 
 
 def test_what_it_says_to_mistakes(make_contours: MakeContours, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 from replication_pipeline.domain.comparison import Comparison
 from replication_pipeline.domain.errors import FatalError, RefusedError
 from replication_pipeline.engine.stopping import StopToken
-from replication_pipeline.postgres import compare_search, comparison
-from replication_pipeline.postgres.comparison import Options, compare_table, open_contours
+from replication_pipeline.postgres import compare_search, compare_settling
+from replication_pipeline.postgres.compare_contours import open_contours
+from replication_pipeline.postgres.comparison import Options, compare_table
 from replication_pipeline_tests.conftest import Contour, MakeContours
 from replication_pipeline_tests.integration.test_comparison import comparing
 
@@ -39,7 +40,7 @@ KEYS = {
 def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_search, "BLOCK", 400)
     monkeypatch.setattr(compare_search, "LEAF", 20)
-    monkeypatch.setattr(comparison, "settled", lambda *_: ())
+    monkeypatch.setattr(compare_settling, "settled", lambda *_: ())
 
 
 def damaged(contours: list[Contour], columns: str, values: str) -> None:

@@ -20,7 +20,8 @@ from replication_pipeline.defs.deep import converged, last_verdicts
 from replication_pipeline.domain.comparison import Comparison
 from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.embedded import EmbeddedKafka
-from replication_pipeline.postgres.comparison import Options, compare_table, open_contours
+from replication_pipeline.postgres.compare_contours import open_contours
+from replication_pipeline.postgres.comparison import Options, compare_table
 from replication_pipeline.postgres.watch import look
 from replication_pipeline.settings import PostgresSettings, Settings, load_settings
 from replication_pipeline_tests.applying import applying
@@ -216,5 +217,5 @@ def test_the_job_that_the_schedule_runs(
         level, text = verdict()
         assert level == "warning"
         assert text.startswith("users: Not known: rows differ")
-        monkeypatch.setattr("replication_pipeline.postgres.comparison.settled", lambda *_: ())
+        monkeypatch.setattr("replication_pipeline.postgres.compare_settling.settled", lambda *_: ())
         assert verdict() == ("critical", "users: 1 of 1 rows differ.")

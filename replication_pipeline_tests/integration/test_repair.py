@@ -14,7 +14,8 @@ import pytest
 
 from replication_pipeline.domain.comparison import Comparison
 from replication_pipeline.embedded import EmbeddedKafka
-from replication_pipeline.postgres.comparison import compare_table, open_contours
+from replication_pipeline.postgres.compare_contours import open_contours
+from replication_pipeline.postgres.comparison import compare_table
 from replication_pipeline.postgres.repair import Repair, Wanted, repair_table
 from replication_pipeline_tests.applying import applying
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows, settle
@@ -138,9 +139,8 @@ def test_every_kind_of_damage_is_found_and_mended_while_everybody_writes(
             b.run(insert, 5000, "extra", 77)
             b.run(f"update users set replication_version = {FAR} where id = 6")
         with writing(contours):
-            for _ in range(2):
-                found = compare(contours)
-                assert ids(found) == [1, 2, 3, 4, 5, 6, 30, 31, 5000]
+            found = compare(contours)
+            assert ids(found) == [1, 2, 3, 4, 5, 6, 30, 31, 5000]
             columns = {json.loads(d.key)["id"]: d.columns for d in found.differences}
             assert (columns[2], columns[3], columns[1]) == (("name",), ("name",), ())
 
