@@ -151,6 +151,7 @@ def test_every_kind_of_damage_is_found_and_mended_while_everybody_writes(
                 ).exit_code
                 == 1
             )
+            assert sorted(json.loads(d.key)["id"] for d in read(file)) == ids(found)
             before = [contour.queue() for contour in contours]
             dry = compared(
                 contours, tmp_path, "repair", "users", "--from", file, "--patience", "30s"
