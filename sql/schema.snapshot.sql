@@ -1576,6 +1576,14 @@ begin
   -- No trigger may alter the rows or capture them a second time; values are written as capture does.
   perform set_config('session_replication_role', 'replica', true);
   former := replication.pin_text_settings(t);
+  if t.merge = 'columns' then  -- all columns of a raised row get its version, as after an INSERT
+    execute format($sql$
+delete from replication.merge_states m
+ using %1$s t join unnest($1, $2, $3) as w(leaf, place, above) on t.tableoid = w.leaf and t.ctid = w.place
+ where w.above is not null and m.table_name = %2$L and m.record_key = %3$s$sql$,
+      t.relation, t.table_name, replication.buried_key(t, replication.key_expression(t, 't')))
+      using leaves, places, above;
+  end if;
   execute format($sql$
 with __raised as (
   update %1$s t

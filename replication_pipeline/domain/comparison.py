@@ -74,8 +74,8 @@ class Comparison:
 
     ``rows`` by contour, as counted on the way. ``complete``: all that differs is in ``differences``;
     else there were more than were asked for. ``lags``: what was waited for in vain; then the
-    ``unsettled`` keys, which differ, may only be under way. ``moving`` keys differed and were written
-    again meanwhile: their newest writes are under way like any other.
+    ``unsettled`` keys, which differ, may only be under way. ``moving`` keys were written each time
+    they were looked at: their newest writes are under way like any other.
     """
 
     table: str

@@ -30,7 +30,7 @@ def notes_of(comparison: Comparison) -> list[str]:
         notes += [f"  {lag_told(lag)}" for lag in comparison.lags]
     if comparison.moving:
         notes.append(
-            f"{comparison.moving:,} rows differed and were written again meanwhile: not counted"
+            f"{comparison.moving:,} rows were written each time they were looked at: not counted"
         )
     if not comparison.complete:
         notes.append("there are more: --max-differences, or mend these and compare again")

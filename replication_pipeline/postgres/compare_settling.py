@@ -20,6 +20,7 @@ from replication_pipeline.postgres.compare_side import Side
 from replication_pipeline.postgres.compare_sql import Key
 
 LOOK_EVERY: Final = 0.5  # seconds
+ROUNDS: Final = 3  # for keys that differ in another way each time they are read
 
 
 def settled(
@@ -74,13 +75,33 @@ def read_now(search: Search, keys: Mapping[str, Key]) -> list[Suspect]:
 def confirm(
     search: Search, suspects: Sequence[Suspect], patience: timedelta
 ) -> tuple[list[Difference], int, tuple[Lag, ...]]:
-    """Those that are different once all has arrived; of how many that can't be said, because they were
-    written meanwhile or contours lag; and who lags. Nobody is waited for once no suspect is left.
+    """Those that are different once all has arrived; of how many that can't be said, because they are
+    written all the time or contours lag; and who lags.
+    """
+    found: list[Difference] = []
+    end = time.monotonic() + patience.total_seconds()
+    for _ in range(ROUNDS):
+        if not suspects:
+            break
+        rest = timedelta(seconds=max(0.0, end - time.monotonic()))
+        same, written, lags = _once(search, suspects, rest)
+        if lags:
+            return found, len(same) + len(written), lags
+        found += [Difference(each.key, each.parts, each.seen) for each in same]
+        suspects = written  # they differ still, in another way: once more
+    return found, len(suspects), ()
+
+
+def _once(
+    search: Search, suspects: Sequence[Suspect], patience: timedelta
+) -> tuple[list[Suspect], list[Suspect], tuple[Lag, ...]]:
+    """Those that differ as they did, those that were written and differ, and who lags. Nobody is waited
+    for once nobody differs as before.
     """
     left = {suspect.key: suspect for suspect in suspects}
 
     def look() -> list[Suspect]:
-        """Who is equal by now, or was written, is no suspect any more, whatever comes next."""
+        """Who is equal by now, or was written, is not among the same any more, whatever comes next."""
         now = read_now(search, {key: suspect.parts for key, suspect in left.items()})
         for suspect in now:
             if not differs(suspect.seen) or not unwritten(left[suspect.key].seen, suspect.seen):
@@ -90,10 +111,8 @@ def confirm(
     lags = settled(search.sides, patience, search.stop, lambda: not look())
     same = look()
     others = {s.key: s.parts for s in suspects if s.key not in left}
-    open_ = sum(differs(suspect.seen) for suspect in read_now(search, others)) if others else 0
-    if lags and same:
-        return [], open_ + len(same), lags
-    return [Difference(each.key, each.parts, each.seen) for each in same], open_, ()
+    written = [s for s in read_now(search, others) if differs(s.seen)] if others else []
+    return same, written, lags if same else ()
 
 
 def differs(seen: Mapping[str, Seen]) -> bool:

@@ -47,7 +47,7 @@ class Shape:
     columns: Sequence[str]
     estimated: int
     pages: int
-    merges: bool
+    counters: bool
 
 
 def condition(shape: Shape, within: Range, where: str | None) -> sql.Composed:

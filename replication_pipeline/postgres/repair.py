@@ -32,6 +32,9 @@ from replication_pipeline.postgres.resending import Done, Outcome, carry_out
 from replication_pipeline.settings import Settings
 
 AT_ONCE: Final = 500
+COUNTERS: Final = (
+    "its counters are sums of what each contour adds: set the row by an ordinary UPDATE"
+)
 TOLD_AT_MOST: Final = 100
 OUTCOMES: dict[Outcome, str] = {
     "done": "sent",
@@ -147,6 +150,7 @@ def _decided(
     sides, _ = sides_of(connections, found.table, settings)
     ahead = max(side.now() for side in sides) + settings.consumer.max_clock_skew.total_seconds()
     latest = pack(round(ahead * 1e6), max(ids.values()))
+    counters = any(side.shape.counters for side in sides)
     before = {each.key: each for each in wanted.seen or ()}
     actions, left = [], []
     for difference in found.differences:
@@ -155,6 +159,8 @@ def _decided(
             continue
         decision = decide(difference, ids, winner=wanted.winner, latest=latest)
         match decision:
+            case Action() if decision.kind == "raise" and counters:
+                left.append(Left(difference, COUNTERS))
             case Action():
                 actions.append(decision)
             case Left():

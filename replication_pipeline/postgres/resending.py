@@ -65,25 +65,16 @@ def _send_locked(side: Side, batch: Sequence[Action], lock: str) -> tuple[list[D
     with _transaction(side):
         rows = {n - 1: rest for n, *rest in side.ask(lock, **arrays(keys))}
         fit = [n for n, (_, _, version) in rows.items() if version == batch[n].expected]
-        for resending, chosen in (
-            ("resend", [n for n in fit if not _renews(side, batch[n])]),
-            ("renew", [n for n in fit if _renews(side, batch[n])]),
-        ):
-            if chosen:
-                side.ask(
-                    resending,
-                    table_id=side.shape.table_id,
-                    leaves=[rows[n][0] for n in chosen],
-                    places=[rows[n][1] for n in chosen],
-                    above=[batch[n].above for n in chosen],
-                )
+        if fit:
+            side.ask(
+                "resend",
+                table_id=side.shape.table_id,
+                leaves=[rows[n][0] for n in fit],
+                places=[rows[n][1] for n in fit],
+                above=[batch[n].above for n in fit],
+            )
     done = [Done(batch[n], "done" if n in fit else "changed") for n in rows]
     return done, [action for n, action in enumerate(batch) if n not in rows]
-
-
-def _renews(side: Side, action: Action) -> bool:
-    """Where columns merge, each has a version of its own, which only a change raises."""
-    return action.above is not None and side.shape.merges
 
 
 def _send_deletes(side: Side, batch: Sequence[Action]) -> list[Done]:

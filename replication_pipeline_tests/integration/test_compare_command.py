@@ -199,6 +199,26 @@ def test_the_rights_that_it_takes(
     b.run("drop owned by looker, mender; drop role looker, mender")
 
 
+def test_counters_are_left_alone(
+    make_contours: MakeContours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sums are made of what each contour adds; a row that replaces all of it would lose that."""
+    contours = make_contours(
+        "create table users (id bigint primary key, n int not null)",
+        {"users": {"delta_columns": ["n"]}},
+    )
+    for contour in contours:
+        contour.run("set session_replication_role = replica")
+        contour.run(
+            f"insert into users (id, n, replication_version) values (1, {ord(contour.name)}, 5)"
+        )
+    monkeypatch.setattr(compare_settling, "settled", lambda *_: ())
+    told = compared(contours, tmp_path, "repair", "users", "--apply")
+    assert told.exit_code == 1
+    assert "left alone: 1, its counters are sums of what each contour adds" in told.stdout
+    assert contours[0].queue() == []
+
+
 def test_what_it_says_to_mistakes(make_contours: MakeContours, tmp_path: Path) -> None:
     contours = make_contours("create table users (id bigint primary key)", ["users"])
 

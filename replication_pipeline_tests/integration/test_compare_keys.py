@@ -6,6 +6,7 @@ tiny here, so that ranges are sampled, cut and read in a few thousand rows.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.postgres import compare_search, compare_settling
 from replication_pipeline.postgres.compare_contours import open_contours
 from replication_pipeline.postgres.comparison import Options, compare_table
+from replication_pipeline.postgres.repair import Wanted, repair_table
 from replication_pipeline_tests.conftest import Contour, MakeContours
 from replication_pipeline_tests.integration.test_comparison import comparing
 
@@ -89,6 +91,14 @@ def test_all_kinds_of_keys(make_contours: MakeContours, kind: str) -> None:
     assert only.values == {"a": {"note": "n1500"}, "b": {"note": "N1500"}}
     assert not compare(contours, most=2).complete
 
+    mended = repair_table(comparing(contours, "0s"), Wanted("things", ["b"], apply=True))
+    assert {each.outcome for each in mended.done} == {"done"}
+    sent = {(each.contour, each.difference.key) for each in mended.actions}
+    for contour in contours:
+        queued = [(op, key) for op, key, _ in contour.queue()]
+        assert len(queued) == 2
+        assert {*queued} == {("SNAPSHOT", key) for by, key in sent if by == contour.name}
+
 
 def test_partitions_and_rows_outside_of_the_other_sides_keys(make_contours: MakeContours) -> None:
     _, b = contours = make_contours(
@@ -113,6 +123,9 @@ def test_partitions_and_rows_outside_of_the_other_sides_keys(make_contours: Make
     found = compare(contours)
     keys = {int(d.parts[0]) for d in found.differences}
     assert keys == {*range(-500, 1000), *range(5000, 5500)}
+    mended = repair_table(comparing(contours, "0s"), Wanted("things", ["b"], apply=True))
+    assert {int(json.loads(key)["id"]) for _, key, _ in b.queue()} == keys
+    assert len(b.queue()) == len(mended.done) == len(keys)
     capped = compare(contours, most=100)
     assert (len(capped.differences), capped.complete, capped.equal) == (100, False, False)
     stop = StopToken()

@@ -253,3 +253,32 @@ def test_a_named_contour_wins_but_not_over_what_was_written_since(
             until(lambda contour=contour: names(contour) == wanted, "c to win")  # type: ignore[misc]
         assert repair(contours, winner="c").equal
         assert same_rows(contours, "users")
+
+
+def test_where_columns_merge(make_contours: MakeContours, kafka: EmbeddedKafka) -> None:
+    """A row that is raised is a change of this contour there; one that is missing brings its state."""
+    options = OPTIONS
+    a, b = contours = make_contours(
+        "create table users (id int primary key, name text, n int)",
+        {"users": {"merge": "columns"}},
+        **options,
+    )
+    with alive(contours):
+        a.run("insert into users select n, 'a', n from generate_series(1, 5) n")
+        until(lambda: len(names(b)) == 5, "the rows to arrive")
+        b.run("update users set n = 7 where id < 3")
+        until(
+            lambda: a.value("select sum(n) from users where id < 3") == 14, "the change to arrive"
+        )
+        with damage(b):
+            b.run("delete from users where id in (1, 5)")
+            b.run("update users set name = 'else' where id in (2, 4)")
+        mended = repair(contours)
+        assert told(mended) == {
+            1: ("a", "send"),
+            2: ("a", "raise"),
+            4: ("a", "raise"),
+            5: ("a", "send"),
+        }
+        assert mended.equal
+    assert same_rows(contours, "users")

@@ -7,7 +7,7 @@
 -- The key with its types and how their values are ordered here; the columns that travel (whoever leaves one out
 -- does not compare it); an estimate of rows, and pages.
 select n.nspname, c.relname, r.table_id, k.columns, k.types, k.orders, w.key_expression, d.columns,
-       s.estimated, s.pages, r.merge = 'columns'
+       s.estimated, s.pages, cardinality(r.delta_columns) > 0
   from replication.replicated_tables r
   join pg_catalog.pg_class c on c.oid = r.relation
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -119,9 +119,6 @@ select w.n, t.tableoid::bigint, t.ctid::text, coalesce(t.replication_version, 0)
   from unnest(%(keys)s::text[], {key_arrays}) with ordinality as w(key, {aliases}, n)
   join {table} t on {same_key}
    for no key update of t
-
--- name: renew
-select replication.renew_rows(%(table_id)s, %(leaves)s::bigint[]::oid[], %(places)s::text[]::tid[], %(above)s::bigint[])
 
 -- name: resend
 select replication.resend_rows(%(table_id)s, %(leaves)s::bigint[]::oid[], %(places)s::text[]::tid[], %(above)s::bigint[])
