@@ -13,6 +13,7 @@ from bench import results
 from bench.apply import Apply
 from bench.at_rest import AtRest
 from bench.capture import Capture
+from bench.compare import Compare
 from bench.end_to_end import EndToEnd
 from bench.explain_capture import CaptureSplit
 from bench.handover import Handover
@@ -47,6 +48,7 @@ SNAPSHOT: Final = SnapshotScenario()
 AT_REST: Final = AtRest()
 HANDOVER: Final = Handover()
 HEAL: Final = Heal()
+COMPARE: Final = Compare()
 
 Programs = Annotated[
     Path | None,
@@ -254,11 +256,24 @@ def _heal(
 def _at_rest(
     *,
     seconds: Long = AT_REST.seconds,
+    rate: Annotated[float, typer.Option(min=0, help="Rows written a second.")] = AT_REST.rate,
     postgres: Programs = None,
     directory: Directory = None,
 ) -> None:
-    """What a contour costs under Dagster while nobody writes."""
-    show(Console(), measure(AtRest(seconds=seconds), postgres, directory))
+    """What a contour costs under Dagster while nobody writes, or somebody does (--rate)."""
+    show(Console(), measure(AtRest(seconds=seconds, rate=rate), postgres, directory))
+
+
+@run.command("compare")
+def _compare(
+    *,
+    rows: Annotated[int, typer.Option(min=1000, help="Of the table.")] = COMPARE.rows,
+    rounds: Rounds = COMPARE.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How fast a table is found equal in two contours."""
+    show(Console(), measure(Compare(rows=rows, rounds=rounds), postgres, directory))
 
 
 @run.command("all")
@@ -268,6 +283,7 @@ def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
         *(CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE),
         *(APPLY, APPLY_FAMILY, END_TO_END, SNAPSHOT),
         *(HANDOVER, HEAL, AT_REST),
+        COMPARE,
     ]
     found = [measure(scenario, postgres, directory) for scenario in scenarios]
     show(Console(), [result for one in found for result in one])

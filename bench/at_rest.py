@@ -1,16 +1,20 @@
-"""Scenario ``at-rest``: what a contour costs while nobody writes, all of Dagster's parts included.
+"""Scenario ``at-rest``: what a contour costs while nobody writes, all of Dagster's parts included; with
+``--rate`` a soak, in which somebody does.
 
-Memory of each process at the end, processor time over the run, and how much Dagster's database has
-grown, by table. ``unique`` memory is what would be free if the process ended; ``proportional`` shares
-out pages that several have. Ten minutes have one change of window in both lanes; growth a day is that
-times 144, before Dagster's own retention and the job ``cleanup`` take away what is old.
+Memory of each part at the end and how much it has grown since the beginning, processor time over the
+run, and how much Dagster's database has grown, by table. ``unique`` memory is what would be free if the
+process ended; ``proportional`` shares out pages that several have. Ten minutes have one change of
+window in both lanes; growth a day is that times 144, before Dagster's own retention and the job
+``cleanup`` take away what is old.
 """
 
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -22,7 +26,7 @@ from bench.broker import running_broker, topics_for
 from bench.contestants.ours import Ours
 from bench.database import copy_of, make_template
 from bench.results import Recorder, Result, recorder
-from bench.site import Site, site
+from bench.site import Site, paced_writer, site
 from replication_pipeline.embedded import EmbeddedPostgres
 
 SERVER: Final[Mapping[str, str]] = {"autovacuum": "on"}
@@ -42,6 +46,8 @@ ROWS: Final = ("event_logs", "runs", "job_ticks", "asset_check_executions")
 class AtRest:
     server: ClassVar[Mapping[str, str]] = SERVER
     seconds: int = 600
+    rate: float = 0
+    """Rows written a second."""
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
         results = recorder(
@@ -49,6 +55,7 @@ class AtRest:
             server,
             contestants=[*PARTS, "all", "Dagster's database"],
             seconds=self.seconds,
+            rate=self.rate,
         )
         template = make_template(server, Ours())
         with (
@@ -61,13 +68,14 @@ class AtRest:
             dagster.until_running("publish")
             dagster.until_running("apply")
             time.sleep(SETTLING)
-            console.print(f"resting for {self.seconds} s")
-            before, used = growth(dagster), processor_time(dagster)
+            console.print(f"{self.rate:g} rows/s for {self.seconds} s")
+            before, used, sizes = growth(dagster), processor_time(dagster), memory(dagster)
             began = time.monotonic()
-            self._rest(began, used, dagster)
+            with writing(dsn, self.rate):
+                self._rest(began, used, dagster)
             passed = time.monotonic() - began
             after = growth(dagster)
-            memory(dagster, results)
+            tell_memory(sizes, memory(dagster), results)
         for part in PARTS:
             seconds = sum(last - first for name, first, last in used.values() if name == part)
             results.add(part, "CPU", seconds / passed * 100, "% of a core", run=1)
@@ -105,28 +113,48 @@ def processor_time(dagster: Site) -> dict[int, tuple[str, float, float]]:
     return found
 
 
-def memory(dagster: Site, results: Recorder) -> None:
-    """Of each part, and of all."""
-    whole = dict.fromkeys(("processes", "resident", "proportional", "unique"), 0.0)
+@contextmanager
+def writing(dsn: str, rate: float) -> Iterator[None]:
+    """Somebody writes ``rate`` rows a second meanwhile."""
+    over = threading.Event()
+    writer = paced_writer(dsn, rate, over) if rate else None
+    try:
+        yield
+    finally:
+        over.set()
+        if writer:
+            writer.join()
+
+
+def memory(dagster: Site) -> dict[str, dict[str, float]]:
+    """By part, and of all."""
+    names = ("processes", "resident", "proportional", "unique")
+    whole = dict.fromkeys(names, 0.0)
+    found = {"all": whole}
     for part, processes in dagster.processes().items():
         sizes = [process.memory_full_info() for process in processes]
-        measured = {
+        found[part] = {
             "processes": float(len(processes)),
             "resident": sum(size.rss for size in sizes) / MIB,
             "proportional": sum(size.pss for size in sizes) / MIB,
             "unique": sum(size.uss for size in sizes) / MIB,
         }
-        for name, value in measured.items():
-            whole[name] += value
-            if part in PARTS:
-                add_size(results, part, name, value)
-    for name, value in whole.items():
-        add_size(results, "all", name, value)
+        for name in names:
+            whole[name] += found[part][name]
+    return found
 
 
-def add_size(results: Recorder, part: str, name: str, value: float) -> None:
-    unit = "" if name == "processes" else "MiB"
-    results.add(part, name if not unit else f"memory, {name}", value, unit, run=1)
+def tell_memory(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], results: Recorder
+) -> None:
+    """What there is in the end, and what has been added to the unique part of it."""
+    for part in (*PARTS, "all"):
+        for name, value in after.get(part, {}).items():
+            metric, unit = (name, "") if name == "processes" else (f"memory, {name}", "MiB")
+            results.add(part, metric, value, unit, run=1)
+        if part in before and part in after:
+            grown = after[part]["unique"] - before[part]["unique"]
+            results.add(part, "memory, growth of unique", grown, "MiB", run=1)
 
 
 def growth(dagster: Site) -> dict[str, float]:

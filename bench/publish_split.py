@@ -156,8 +156,8 @@ class MeteredOutbox:
     def anything_held(self) -> bool:
         return self.outbox.anything_held()
 
-    def abandon(self) -> None:
-        self.outbox.abandon()
+    def abandon(self, *, sent: bool = False) -> None:
+        self.outbox.abandon(sent=sent)
 
     def close(self) -> None:
         self.outbox.close()

@@ -20,6 +20,7 @@ from replication_pipeline.defs.alerts import alert_sensor, run_failure_sensor
 from replication_pipeline.defs.assets import assets
 from replication_pipeline.defs.backfill import queue_asset
 from replication_pipeline.defs.checks import queue_checks
+from replication_pipeline.defs.compared import compare_jobs
 from replication_pipeline.defs.console import console_sensor
 from replication_pipeline.defs.deep import deep_checks, deep_schedules
 from replication_pipeline.defs.forms import form_jobs
@@ -57,6 +58,7 @@ def build(settings: Settings, since: datetime | None = None) -> dg.Definitions:
             cleanup,
             *form_jobs(settings),
             snapshot_job(settings),
+            *compare_jobs(settings),
             parked_job(settings),
         ],
         sensors=[

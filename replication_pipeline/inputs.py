@@ -1,4 +1,4 @@
-"""What people write into options and forms: a time, or how long ago, and a key.
+"""What people write into options and forms: a time, or how long ago, a length of time, and a key.
 
 Commands and Dagster's forms read the same notation, and refuse it in the same words.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,6 +36,18 @@ def moment(text: str | None, option: str) -> datetime | None:
             "2026-11-22T10:00:00Z or 2026-11-22T10:00+01:00",
         )
     return found
+
+
+def duration(text: str | None, option: str) -> timedelta | None:
+    """A length of time, as in the configuration."""
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(Duration).validate_python(text)
+    except (ValidationError, OverflowError):
+        raise ConfigurationError(
+            f"{option} {text} is no length of time", remedy="write it as 30s, 5min or 2h"
+        ) from None
 
 
 def key_object(text: str, option: str) -> str:

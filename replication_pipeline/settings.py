@@ -575,7 +575,7 @@ class SnapshotSettings(Section):
 
 
 class CompareSettings(Section):
-    """Other contours that this one is compared with, by ``compare_schedule``."""
+    """Other contours: ``compare_schedule`` compares, ``doctor`` and ``trace`` look at them as well."""
 
     contours: dict[str, PostgresSettings] = Field(
         default_factory=dict,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -137,14 +138,11 @@ class Contour:
 MakeContours = Callable[..., list[Contour]]
 
 
-@pytest.fixture
-def make_contours(
-    postgres: EmbeddedPostgres, templates: dict[str, str], request: pytest.FixtureRequest
+@contextmanager
+def contour_maker(
+    postgres: EmbeddedPostgres, templates: dict[str, str], broker: EmbeddedKafka | None
 ) -> Iterator[MakeContours]:
-    """Contours with the given tables set up. Topics are made when the test uses Kafka."""
-    broker: EmbeddedKafka | None = (
-        request.getfixturevalue("kafka") if "kafka" in request.fixturenames else None
-    )
+    """As the fixture ``make_contours``, for fixtures that many tests share."""
     made: list[Contour] = []
 
     def make(
@@ -190,6 +188,16 @@ def make_contours(
     yield make
     for contour in made:
         contour.close()
+
+
+@pytest.fixture
+def make_contours(
+    postgres: EmbeddedPostgres, templates: dict[str, str], request: pytest.FixtureRequest
+) -> Iterator[MakeContours]:
+    """Contours with the given tables set up. Topics are made when the test uses Kafka."""
+    broker = request.getfixturevalue("kafka") if "kafka" in request.fixturenames else None
+    with contour_maker(postgres, templates, broker) as make:
+        yield make
 
 
 USERS = """

@@ -32,6 +32,7 @@ select set_config('replication.setup_contour', :'contour', true) as contour,
 \ir schema/45_queue_ring.sql
 \ir schema/46_renewal.sql
 \ir schema/47_snapshots.sql
+\ir schema/47_resend.sql
 \ir schema/50_setup_table.sql
 \ir schema/55_event_value.sql
 \ir schema/60_monitoring.sql

@@ -1563,6 +1563,79 @@ with __renewed as (
   return renewed;
 end $_$;
 ALTER FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid[], above bigint[]) OWNER TO replication_owner;
+CREATE FUNCTION replication.resend_deletes(of_table integer, keys text[], versions bigint[]) RETURNS text[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+  t constant replication.replicated_tables := replication.current_table(of_table);
+  c constant replication.contour := (select c from replication.contour c);
+  found_keys text[];
+  found_versions bigint[];
+begin
+  select array_agg(w.key), array_agg(w.version) into found_keys, found_versions
+    from unnest(keys, versions) as w(key, version)
+    join replication.replication_tombstones s
+      on s.table_name = t.table_name and s.record_key = replication.tombstone_key(w.key) and s.version = w.version;
+  execute replication.queue_insert(t, $sql$(
+  select nextval('replication.replication_queue_id_seq') as __id, w.key as __key, null::json as __payload,
+         null::json as __before, w.version as __version, null::bigint as __base, 'DELETE' as __operation
+    from unnest($3, $4) as w(key, version)) __e$sql$, false, false, '$1', '$2')
+    using to_hex(replication.clock() >> 4) || replication.event_origin(c),
+          pg_current_xact_id()::text::bigint, found_keys, found_versions;
+  return coalesce(found_keys, '{}');
+end $_$;
+ALTER FUNCTION replication.resend_deletes(of_table integer, keys text[], versions bigint[]) OWNER TO replication_owner;
+CREATE FUNCTION replication.resend_rows(of_table integer, leaves oid[], places tid[], above bigint[]) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+  t constant replication.replicated_tables := replication.current_table(of_table);
+  c constant replication.contour := (select c from replication.contour c);
+  seed constant text := to_hex(replication.clock() >> 4) || replication.event_origin(c);
+  replication_role constant text := current_setting('session_replication_role');
+  row constant text := format('%s as __key, %s as __payload, t.replication_version as __version',
+    replication.key_expression(t, 't'), replication.image_expression(t, 't', null));
+  former text[];
+  sent bigint;
+begin
+  -- No trigger may alter the rows or capture them a second time; values are written as capture does.
+  perform set_config('session_replication_role', 'replica', true);
+  former := replication.pin_text_settings(t);
+  if t.merge = 'columns' then  -- all columns of a raised row get its version, as after an INSERT
+    execute format($sql$
+delete from replication.merge_states m
+ using %1$s t join unnest($1, $2, $3) as w(leaf, place, above) on t.tableoid = w.leaf and t.ctid = w.place
+ where w.above is not null and m.table_name = %2$L and m.record_key = %3$s$sql$,
+      t.relation, t.table_name, replication.buried_key(t, replication.key_expression(t, 't')))
+      using leaves, places, above;
+  end if;
+  execute format($sql$
+with __raised as (
+  update %1$s t
+     set replication_version = (((w.above >> 10) + 1) << 10) | %2$s
+    from unnest($3, $4, $5) as w(leaf, place, above)
+   where t.tableoid = w.leaf and t.ctid = w.place and w.above is not null
+  returning %3$s
+),
+__same as (
+  select %3$s
+    from %1$s t join unnest($3, $4, $5) as w(leaf, place, above) on t.tableoid = w.leaf and t.ctid = w.place
+   where w.above is null
+)$sql$, t.relation, c.id, row)
+    || replication.queue_insert(t, $sql$(
+  select nextval('replication.replication_queue_id_seq') as __id, r.*, null::json as __before,
+         null::bigint as __base, 'SNAPSHOT' as __operation
+    from (select * from __raised union all select * from __same) r) __e$sql$,
+         false, false, '$1', '$2')
+    using seed, pg_current_xact_id()::text::bigint, leaves, places, above;
+  get diagnostics sent = row_count;
+  perform replication.restore_settings(former);
+  perform set_config('session_replication_role', replication_role, true);
+  return sent;
+end $_$;
+ALTER FUNCTION replication.resend_rows(of_table integer, leaves oid[], places tid[], above bigint[]) OWNER TO replication_owner;
 CREATE FUNCTION replication.restore_settings(former text[]) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2607,6 +2680,7 @@ GRANT USAGE ON SCHEMA replication TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.base_type(type_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.base_type(type_id oid) TO replication_owner;
 GRANT ALL ON FUNCTION replication.base_type(type_id oid) TO replication_consumer;
+GRANT ALL ON FUNCTION replication.base_type(type_id oid) TO replication_monitor;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_publisher;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_consumer;
 GRANT SELECT ON TABLE replication.replicated_tables TO replication_monitor;
@@ -2721,6 +2795,10 @@ REVOKE ALL ON FUNCTION replication.remove_table_from_replication(relation regcla
 GRANT ALL ON FUNCTION replication.remove_table_from_replication(relation regclass, drop_version_column boolean) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid[], above bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid[], above bigint[]) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.resend_deletes(of_table integer, keys text[], versions bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.resend_deletes(of_table integer, keys text[], versions bigint[]) TO replication_consumer;
+REVOKE ALL ON FUNCTION replication.resend_rows(of_table integer, leaves oid[], places tid[], above bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION replication.resend_rows(of_table integer, leaves oid[], places tid[], above bigint[]) TO replication_consumer;
 REVOKE ALL ON FUNCTION replication.restore_settings(former text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.restore_settings(former text[]) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.revive_statement(t replication.replicated_tables) FROM PUBLIC;
@@ -2756,15 +2834,19 @@ REVOKE ALL ON FUNCTION replication.tombstone_key(record_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_owner;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_publisher;
 GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_consumer;
+GRANT ALL ON FUNCTION replication.tombstone_key(record_key text) TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_owner;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_consumer;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp without time zone) TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_owner;
 GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_consumer;
+GRANT ALL ON FUNCTION replication.uncommon_time(value timestamp with time zone) TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) TO replication_consumer;
 GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) TO replication_publisher;
+GRANT ALL ON FUNCTION replication.whole_row(of_table integer, OUT key_expression text, OUT projection text, OUT shape text) TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.wire_expression(reference text, type_id oid) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.with_current_key(t replication.replicated_tables) FROM PUBLIC;

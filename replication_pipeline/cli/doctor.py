@@ -1,19 +1,25 @@
-"""``doctor``: what is wrong, and the statement that mends it."""
+"""``doctor``: what is wrong, and what mends it; ``--fix`` runs what can be run here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Final
+from itertools import groupby
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
-from replication_pipeline.domain.findings import Finding, Severity, healthy
-from replication_pipeline.postgres.connection import connect
-from replication_pipeline.postgres.doctor import examine
+from replication_pipeline import doctor as doctors
+from replication_pipeline.cli.common import (
+    ConfigOption,
+    JsonOption,
+    configured,
+    print_json,
+    printable,
+)
+from replication_pipeline.domain.findings import GROUPS, Finding, Severity, healthy
 
 SIGNS: Final[dict[Severity, str]] = {
     "good": "[green]✓[/]",
@@ -27,28 +33,72 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(json: JsonOption = False, config: ConfigOption = None) -> None:
-    """What is wrong in this contour's database, and how to mend it; exit status 1 if anything is."""
+def doctor(
+    *,
+    fix: Annotated[
+        str | None,
+        typer.Option(metavar="CHECK", help="Run this check's remedies here first: sequences."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="What is fine, check by check, as well.")
+    ] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """What is wrong in this contour, beside the others and in Kafka, and how to mend it.
+
+    Changes nothing, but with --fix. Contours named under compare.contours are looked at as well. Exit
+    status 1 when something has to be mended.
+    """
     settings = configured(config)
-    with connect(settings, application_name="replicator_doctor", check=False) as connection:
-        findings = examine(connection, settings)
+    fixed = [] if fix is None else doctors.fix(settings, fix)
+    findings = doctors.examine(settings)
     if json:
-        print_json({"contour": settings.contour.name, "findings": [asdict(f) for f in findings]})
+        print_json(
+            {
+                "contour": settings.contour.name,
+                "healthy": healthy(findings),
+                "fixed": [finding.remedy for finding in fixed],
+                "findings": [asdict(finding) for finding in findings],
+            }
+        )
     else:
-        _show(Console(highlight=False), settings.contour.name, findings)
+        console = Console(highlight=False)
+        for finding in fixed:
+            console.print(f"[green]done[/] {_text(finding.remedy)}", soft_wrap=True)
+        if fix is not None and not fixed:
+            console.print(f"{escape(fix)}: nothing that can be run here")
+        _show(console, settings.contour.name, findings, verbose=verbose)
     if not healthy(findings):
         raise typer.Exit(1)
 
 
-def _show(console: Console, contour: str, findings: Sequence[Finding]) -> None:
-    wrong = sum(finding.severity == "mend" for finding in findings)
-    verdict = f"[bold red]{wrong} to mend[/]" if wrong else "[green]nothing to mend[/]"
-    console.print(f"contour {contour}: {verdict}")
+def _show(console: Console, contour: str, findings: Sequence[Finding], *, verbose: bool) -> None:
+    counts = {sign: sum(f.severity == sign for f in findings) for sign in SIGNS}
+    wrong = (
+        f"[bold red]{counts['mend']} to mend[/]" if counts["mend"] else "[green]nothing to mend[/]"
+    )
+    known = f", {counts['notice']} to know" if counts["notice"] else ""
+    console.print(f"contour {contour}: {wrong}{known}; {counts['good']} checks are fine")
     width = max(len(finding.check) for finding in findings)
-    for finding in findings:
-        message = escape(finding.message)
-        console.print(
-            f"{SIGNS[finding.severity]} {finding.check:{width}}  {message}", soft_wrap=True
-        )
-        if finding.remedy:
-            console.print(f"  {'':{width}}  → {escape(finding.remedy)}", soft_wrap=True)
+    order = list(GROUPS)
+    for group, found in groupby(
+        sorted(findings, key=lambda finding: order.index(finding.group)), lambda f: f.group
+    ):
+        members = list(found)
+        told = [f for f in members if verbose or f.severity != "good"]
+        if not told:
+            console.print(f"{SIGNS['good']} {GROUPS[group]} [dim]({len(members)} checks)[/]")
+            continue
+        console.print(f"[bold]{GROUPS[group]}[/]")
+        for finding in told:
+            console.print(
+                f"{SIGNS[finding.severity]} {finding.check:{width}}  {_text(finding.message)}",
+                soft_wrap=True,
+            )
+            if finding.remedy:
+                console.print(f"  {'':{width}}  → {_text(finding.remedy)}", soft_wrap=True)
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))

@@ -15,17 +15,21 @@ from rich.markup import escape
 
 from replication_pipeline import __version__
 from replication_pipeline.cli import (
+    cleanup,
+    compare,
     conflicts,
     contours,
     demo,
     doctor,
-    inspect,
     offsets,
     parked,
+    repair,
     replay,
     republish,
     setup,
     snapshot,
+    status,
+    trace,
     windows,
 )
 from replication_pipeline.domain.errors import ReplicationError
@@ -40,7 +44,8 @@ app = typer.Typer(
 )
 setup.register(app)
 windows.register(app)
-inspect.register(app)
+status.register(app)
+cleanup.register(app)
 doctor.register(app)
 parked.register(app)
 offsets.register(app)
@@ -49,6 +54,9 @@ republish.register(app)
 replay.register(app)
 snapshot.register(app)
 contours.register(app)
+trace.register(app)
+compare.register(app)
+repair.register(app)
 demo.register(app)
 
 

@@ -45,9 +45,11 @@ def setup_table(
     """Capture tables from now on, and create their topics. Without names: all configured ones."""
     settings = configured(config)
     chosen = _chosen(settings, tables)
-    # Topics first: an event of a table without a topic would hold up its publisher.
-    topics = ensure_topics(settings, chosen)
     with connect(settings, application_name="replicator_setup") as connection:
+        for table in chosen:
+            installer.relation_of(connection, table)  # a new name must not make a topic
+        # Topics first: an event of a table without a topic would hold up its publisher.
+        topics = ensure_topics(settings, chosen)
         for table in chosen:
             installer.setup_table(connection, settings, table)
             typer.echo(f"{table}: captured in contour {settings.contour.name}")

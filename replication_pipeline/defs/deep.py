@@ -22,19 +22,21 @@ from replication_pipeline.domain.errors import RefusedError, ReplicationError
 from replication_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from replication_pipeline.postgres.comparison import Comparison
+    from replication_pipeline.domain.comparison import Comparison
 
 LONGEST_RUN: Final = timedelta(hours=12)
+MOST_COUNTED: Final = 10_000  # rows that differ
 SETUP: Final = (
-    "What `replication-pipeline doctor` finds in the contour's database: rights, row security, tables, "
-    "triggers. When it fails: each finding in the table comes with the command that mends it."
+    "What `replication-pipeline doctor` finds in the contour's database, beside the contours that "
+    "`compare.contours` names, and in Kafka. When it fails: each finding in the table comes with the "
+    "command that mends it."
 )
 CONVERGENCE: Final = (
     "Whether this table has the same rows and versions in all contours that `compare.contours` names. "
     "What is under way is waited for and looked at again, so a row that is counted has really "
     "diverged. When it fails: look for parked events of this table first, they are rows that have not "
     "come in. If there are none, rows were changed past the triggers (triggers disabled, a restore, "
-    "`session_replication_role`): write them anew where they are right, or `republish` them there."
+    "`session_replication_role`): the job `compare` shows which, and `repair` sends the right ones."
 )
 
 
@@ -57,11 +59,10 @@ def setup_check(settings: Settings) -> dg.AssetChecksDefinition:
 
 def setup(postgres: PostgresResource) -> Finding:
     """``doctor``'s findings as one."""
-    from replication_pipeline.postgres.doctor import examine
+    from replication_pipeline.doctor import examine
 
     try:
-        with postgres.connection() as connection:
-            findings = examine(connection, postgres.settings())
+        findings = examine(postgres.settings())
     except ReplicationError as error:
         return Finding("setup", "unknown", f"Not known: {error.message}", {})
     mend = [finding for finding in findings if finding.severity == "mend"]
@@ -69,7 +70,7 @@ def setup(postgres: PostgresResource) -> Finding:
         dg.TableRecord(
             {"about": f.check, "severity": f.severity, "finding": f.message, "remedy": f.remedy}
         )
-        for f in findings
+        for f in sorted(findings, key=lambda f: f.severity == "good")
     ]
     columns = [dg.TableColumn(name) for name in ("about", "severity", "finding", "remedy")]
     return Finding(
@@ -108,14 +109,17 @@ def convergence_check(settings: Settings) -> dg.AssetChecksDefinition:
 
 def converged(settings: Settings, tables: Sequence[str]) -> list[Finding]:
     """The verdict on each table. When one can't be compared, the others are all the same."""
-    from replication_pipeline.postgres.comparison import compare_table, open_contours
+    from replication_pipeline.postgres.compare_contours import open_contours
+    from replication_pipeline.postgres.comparison import Options, compare_table
 
     found: list[Finding] = []
     try:
         with open_contours(settings) as connections:
             for table in tables:
                 try:
-                    comparison = compare_table(connections, table, settings)
+                    comparison = compare_table(
+                        connections, table, settings, Options(most=MOST_COUNTED)
+                    )
                 except RefusedError as error:
                     found.append(_not_known(error, table))
                 else:
@@ -128,7 +132,8 @@ def converged(settings: Settings, tables: Sequence[str]) -> list[Finding]:
 def judged(comparison: "Comparison", table: str, settings: Settings) -> Finding:
     """A comparison as a finding."""
     others = ", ".join(sorted(settings.compare.contours))
-    metadata: Metadata = {"rows": comparison.rows, "compared_with": others}
+    rows, differing = comparison.most_rows, len(comparison.differences)
+    metadata: Metadata = {"rows": rows, "compared_with": others}
     if not comparison.settled:
         patience = settings.compare.patience.total_seconds()
         text = (
@@ -136,12 +141,12 @@ def judged(comparison: "Comparison", table: str, settings: Settings) -> Finding:
             "everywhere. See heartbeat, apply_lag and parked_events."
         )
         return Finding("convergence", "unknown", text, metadata, table)
-    metadata["differing_rows"] = comparison.differing
+    metadata["differing_rows"] = differing
     if comparison.equal:
-        text = f"All {comparison.rows} rows are equal in {settings.contour.name}, {others}."
+        text = f"All {rows} rows are equal in {settings.contour.name}, {others}."
         return Finding("convergence", "ok", text, metadata, table)
-    more = f", and {comparison.unread} blocks were not read" if comparison.unread else ""
-    text = f"{comparison.differing} of {comparison.rows} rows differ{more}."
+    least = "" if comparison.complete else "at least "
+    text = f"{least}{differing} of {rows} rows differ."
     return Finding("convergence", "error", text, metadata, table)
 
 

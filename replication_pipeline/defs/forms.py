@@ -145,22 +145,18 @@ def republish_events(
 
 
 @dg.op(
-    description="Looks for what is wrong in this contour's database: roles, rights, row security, "
-    "triggers, tables. Changes nothing. The run fails when something has to be mended."
+    description="Looks for what is wrong in this contour's database, beside the contours that "
+    "`compare.contours` names, and in Kafka. Changes nothing. The run fails when something has to be "
+    "mended."
 )
 def examine_contour(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
     """As ``replication-pipeline doctor``."""
+    from replication_pipeline.doctor import examine
     from replication_pipeline.domain.findings import healthy
-    from replication_pipeline.postgres.connection import connect
-    from replication_pipeline.postgres.doctor import examine
 
     settings = postgres.settings()
     with orderly(context, settings):
-        connection = connect(settings, application_name="replicator_doctor", check=False)
-        try:
-            findings = examine(connection, settings)
-        finally:
-            connection.close()
+        findings = examine(settings)
         metadata = {"findings": _findings(findings)}
         if not healthy(findings):
             wrong = [f for f in findings if f.severity == "mend"]
@@ -216,16 +212,18 @@ def form_jobs(settings: Settings) -> list[dg.JobDefinition]:
         job(
             "doctor",
             examine_contour,
-            "What is wrong in this contour's database, with the statement that mends it.",
+            "What is wrong in this contour, with the command that mends it.",
         ),
     ]
 
 
 def _findings(findings: "Sequence[Finding]") -> dg.MarkdownMetadataValue:
+    from replication_pipeline.domain.findings import GROUPS
+
     signs = {"good": "✓", "notice": "!", "mend": "✗"}
     return table(
-        ("", "check", "finding", "mended by"),
-        [(signs[f.severity], f.check, f.message, f.remedy) for f in findings],
+        ("", "about", "check", "finding", "mended by"),
+        [(signs[f.severity], GROUPS[f.group], f.check, f.message, f.remedy) for f in findings],
     )
 
 

@@ -239,7 +239,10 @@ def _tell(
         context.log_event(dg.AssetMaterialization(key, partition=name))
     for name in sorted(parked_here):
         events = [each for each in left if key_of(each.side, each.reason) == name]
-        told: dict[str, Any] = {"parked_events": len(events), "events": listing(events)}
+        told: dict[str, Any] = {
+            "parked_events": len(events),
+            "events": listing(events, of_one_reason=True),
+        }
         context.log_event(dg.AssetObservation(key, partition=name, metadata=told))
     reasons = "; ".join(sorted(parked_here))
     hint = next((HINTS[e.reason] for e in left if e.reason in HINTS), "")
@@ -250,33 +253,24 @@ def _tell(
     )
 
 
-def listing(events: "Sequence[ParkedEvent]") -> dg.MarkdownMetadataValue:
-    """A line an event, without values of rows."""
+def listing(
+    events: "Sequence[ParkedEvent]", *, of_one_reason: bool = False
+) -> dg.MarkdownMetadataValue:
+    """A line an event, without values of rows; without what all of one reason have in common."""
+    shared = () if of_one_reason else ("side", "reason", "what to do")
+    names = ("id", "table", "key", "since", "tries", "behind", "detail", *shared)
     return table(
-        (
-            "id",
-            "side",
-            "table",
-            "key",
-            "since",
-            "tries",
-            "behind",
-            "reason",
-            "detail",
-            "what to do",
-        ),
+        names,
         [
             (
                 str(event.id),
-                event.side,
                 event.table_name or "?",
                 event.record_key or "?",
                 f"{event.parked_at:%Y-%m-%d %H:%M:%S}" if event.parked_at else "",
                 event.attempts,
                 event.behind or 0,
-                event.reason,
                 event.detail,
-                HINTS.get(event.reason, ""),
+                *((event.side, event.reason, HINTS.get(event.reason, "")) if shared else ()),
             )
             for event in events
         ],

@@ -55,8 +55,10 @@ class Outbox(Protocol):
         did not get. Not within a turn.
         """
 
-    def abandon(self) -> None:
-        """Roll back; every claimed row is as it was. Never raises."""
+    def abandon(self, *, sent: bool = False) -> None:
+        """Roll back; every claimed row is as it was. Never raises. ``sent``: some of the claimed events
+        may be in Kafka by now, though none is on its way any more.
+        """
 
     def close(self) -> None:
         """Give back the connection."""

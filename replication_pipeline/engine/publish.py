@@ -10,12 +10,14 @@ Invariants:
 * a row is marked only after its own delivery report said that Kafka has it;
 * within a key, no row is marked while an earlier one was refused, so that the *last* occurrences of
   a key's events in Kafka stand in the order of the queue;
+* what a broken turn had sent has landed before its keys are claimed here again;
 * after any other failure only batches that were acknowledged whole are committed; all other rows are
   as they were, and claimed again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -69,7 +71,13 @@ class PublishCycle:
             if claim is None:
                 self._limit = self.batch_size
                 return ()
-            return _Turn(self, started).run(claim)
+            turn = _Turn(self, started)
+            try:
+                return turn.run(claim)
+            except TransientError:
+                turn.land()
+                self.abandon(sent=turn.sent)
+                raise
         except BaseException:
             self.abandon()
             raise
@@ -78,10 +86,10 @@ class PublishCycle:
         """Whether no event is left, be it refused or in another publisher's hands."""
         return not self.outbox.anything_held()
 
-    def abandon(self) -> None:
-        """Drop whatever an interrupted turn left open."""
+    def abandon(self, *, sent: bool = False) -> None:
+        """Drop whatever an interrupted turn left open. ``sent``: some of it was handed to Kafka."""
         self._limit = self.batch_size
-        self._database.submit(self.outbox.abandon).result()
+        self._database.submit(self.outbox.abandon, sent=sent).result()
 
     def close(self) -> None:
         """End the thread."""
@@ -100,6 +108,8 @@ class _Turn:
     started: float
     results: list[BatchResult] = field(default_factory=list)
     held: set[tuple[str, bytes]] = field(default_factory=set)  # keys with an event refused here
+    flights: list[Flight] = field(default_factory=list)  # not waited for yet
+    sent: bool = False
 
     def run(self, first: Claim) -> Sequence[BatchResult]:
         """On backlog by two threads, else by one: it claims what has come while Kafka acknowledges, and
@@ -156,14 +166,25 @@ class _Turn:
     def _send(self, claim: Claim) -> Flight:
         if time.monotonic() > claim.send_by:
             raise TransientError("this process stood still for so long that its claim may be lost")
+        self.sent = True
         flight = self.cycle.producer.send(claim.events, self.cycle.stop)
+        self.flights.append(flight)
         failpoint("sent")
         return flight
 
     def _wait(self, flight: Flight) -> Deliveries:
+        self.flights = [other for other in self.flights if other is not flight]
         deliveries = flight.wait(self.cycle.stop)
         failpoint("acknowledged")
         return deliveries
+
+    def land(self) -> None:
+        """The turn is broken, and its locks may be with others already: what it has sent is in Kafka
+        after this, or won't come there.
+        """
+        for flight in self.flights:
+            with contextlib.suppress(TransientError):
+                flight.wait(self.cycle.stop)
 
     def _settle(self, claim: Claim, deliveries: Deliveries, began: float) -> BatchResult:
         sorted_ = in_key_order(claim.events, deliveries, self.held)

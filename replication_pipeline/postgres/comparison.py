@@ -1,218 +1,182 @@
 """Whether a table is equal in several contours, while all of them write it.
 
-Two scans say which rows differ; most of what they find is only under way. So a moment is noted on every
-contour, and once everything written anywhere before it has arrived everywhere, the rows are read again.
-A row differs if it differs still, and nobody has written it meanwhile. That something has arrived is
-known from offsets: rounds of the heartbeats tell it of a contour's own writes, and positions of what it
-had applied from others.
+Ranges of keys say which rows differ as they are read (``compare_search``); most of what they find is
+only under way. So a moment is noted on every contour, and once everything written anywhere before it
+has arrived everywhere (``compare_settling``), those keys are read again. A row differs if it differs
+still, and nobody has written it meanwhile.
 
-Rows are hashes here: no key and no value leaves a database. Memory is bounded by ``MOST_ROWS``.
+Invariants: nothing is written; no row value leaves a database unless it is asked for; what was not
+looked at is told. It mends nothing: that is ``repair``.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import islice
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
 
-from replication_pipeline.domain.errors import RefusedError
-from replication_pipeline.domain.heartbeat import passed
-from replication_pipeline.domain.names import topic_for
-from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.connection import connect
-from replication_pipeline.postgres.failures import translating
+from replication_pipeline.domain.comparison import Comparison, Difference, Lag
+from replication_pipeline.engine.stopping import StopToken
+from replication_pipeline.postgres.compare_contours import sides_of
+from replication_pipeline.postgres.compare_search import Progress, Search
+from replication_pipeline.postgres.compare_settling import confirm, differs, read_now
+from replication_pipeline.postgres.compare_sql import Key
 from replication_pipeline.settings import Settings
 
-SQL: Final = queries.load("compare")
-WATCH: Final = queries.load("watch")
-BLOCKS: Final = 1024
-MOST_ROWS: Final = 200_000
-LOOK_EVERY: Final = 1.0  # seconds
-LONGEST_SCAN: Final = "1h"
-
-Rows = Mapping[int, tuple[int, int]]  # by hash of the key: version, hash of the content
+AT_ONCE: Final = 20_000  # suspects that are waited for together
+MOST_DIFFERENCES: Final = 10_000
+UNLIKE: Final = (
+    "keys are ordered differently in the contours (collations, or the order of an enum's labels), so "
+    "blocks are hashes of keys, and whole tables are read to find rows"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """``differing`` rows of those looked at closely; ``unread`` blocks differ as well, and were too
-    many to be. ``settled``: what was under way has arrived; else ``differing`` says nothing.
-    """
+class Options:
+    """``patience``: instead of ``compare.patience``. ``where``: a condition on rows ``t``."""
 
-    rows: int
-    differing: int = 0
-    unread: int = 0
-    settled: bool = True
-
-    @property
-    def equal(self) -> bool:
-        return self.settled and not self.differing and not self.unread
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """A table in one contour."""
-
-    contour: str
-    connection: psycopg.Connection[Any]
-    parts: Mapping[str, sql.Composable]
-    topic: str
-
-    def blocks(self) -> dict[int, tuple[int, int]]:
-        rows = self._ask("blocks", mask=BLOCKS - 1)
-        return {block: (count, evidence) for block, count, evidence in rows}
-
-    def rows(self, blocks: Sequence[int]) -> Rows:
-        rows = self._ask("rows", mask=BLOCKS - 1, blocks=list(blocks))
-        return {key: (version, content) for key, version, content in rows}
-
-    def position(self) -> Sequence[int]:
-        found = dict(self._ask("positions", topic=self.topic))
-        return [found.get(partition, 0) for partition in range(max(found, default=-1) + 1)]
-
-    def now(self) -> float:
-        ((now,),) = self.connection.execute(WATCH["now"]).fetchall()
-        return float(now)
-
-    def arrived(self) -> dict[str, float]:
-        """By contour: until when its writes have arrived here, by that contour's clock."""
-        parameters = {"topics": [self.topic]}
-        return dict(self.connection.execute(WATCH["arrived"], parameters).fetchall())
-
-    def _ask(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        with translating(f"contour {self.contour}: comparing a table"):
-            query = sql.SQL(SQL[name]).format(**self.parts)
-            return self.connection.execute(query, parameters).fetchall()
-
-
-@contextmanager
-def open_contours(settings: Settings) -> Iterator[dict[str, psycopg.Connection[Any]]]:
-    """This contour's database and those of ``compare.contours``.
-
-    ``TransientError`` when one is away, ``RefusedError`` when one is another contour.
-    """
-    with ExitStack() as opened:
-        connections = {}
-        for name, postgres in {
-            settings.contour.name: settings.postgres,
-            **settings.compare.contours,
-        }.items():
-            there = settings.model_copy(
-                update={
-                    "postgres": postgres,
-                    "contour": settings.contour.model_copy(update={"name": name}),
-                }
-            )
-            connection = opened.enter_context(
-                closing(connect(there, application_name="replicator_compare", check=False))
-            )
-            with translating(f"contour {name}: comparing"):
-                row = connection.execute(queries.load("workers")["identity"]).fetchone()
-                connection.execute(
-                    "select set_config('statement_timeout', %s, false)", [LONGEST_SCAN]
-                )
-            if row is None or row[0] != name:
-                raise RefusedError(
-                    f"compare.contours.{name} is the database of "
-                    f"{'contour ' + row[0] if row else 'no contour'}",
-                    remedy="give each contour's own database its name there",
-                )
-            connections[name] = connection
-        yield connections
+    where: str | None = None
+    most: int = MOST_DIFFERENCES
+    patience: timedelta | None = None
+    values: bool = False
 
 
 def compare_table(
-    connections: Mapping[str, psycopg.Connection[Any]], table: str, settings: Settings
+    connections: Mapping[str, psycopg.Connection[Any]],
+    table: str,
+    settings: Settings,
+    options: Options | None = None,
+    *,
+    progress: Progress = lambda _done, _total: None,
+    stop: StopToken | None = None,
 ) -> Comparison:
-    """``table`` in all of ``connections``. Waits for ``compare.patience`` at most."""
-    sides = _sides(connections, table, settings)
-    blocks = [side.blocks() for side in sides]
-    rows = max(sum(count for count, _ in found.values()) for found in blocks)
-    suspects = sorted(b for b in set().union(*blocks) if len({f.get(b) for f in blocks}) > 1)
-    if not suspects:
-        return Comparison(rows)
-    chosen: list[int] = []
-    read = 0
-    for block in suspects:
-        read += max(found.get(block, (0, 0))[0] for found in blocks)
-        if chosen and read > MOST_ROWS:
-            break
-        chosen.append(block)
-    before = _differing(sides, chosen)
-    unread = len(suspects) - len(chosen)
-    if not before and not unread:
-        return Comparison(rows)
-    if not _settled(sides, settings.compare.patience.total_seconds()):
-        return Comparison(rows, len(before), unread, settled=False)
-    after = _differing(sides, chosen)
-    differing = sum(after.get(key) == evidence for key, evidence in before.items())
-    return Comparison(rows, differing, unread if differing else 0)
+    """``table`` in all of ``connections``. Waits for ``compare.patience`` at most, each time that it
+    has found some 20,000 rows to wait for.
+    """
+    options, stop, begun = options or Options(), stop or StopToken(), time.monotonic()
+    sides, notes = sides_of(connections, table, settings, where=options.where)
+    patience = settings.compare.patience if options.patience is None else options.patience
+    found: list[Difference] = []
+    moving = unsettled = 0
+    lags: tuple[Lag, ...] = ()
+    complete = True
+    with ThreadPoolExecutor(len(sides)) as pool:
+        search = Search(sides, pool, stop, progress)
+        if not search.ordered_alike:
+            notes = (*notes, UNLIKE)
+        suspects = search.suspects()
+        while not lags and (chosen := list(islice(suspects, AT_ONCE))):
+            if len(found) >= options.most:
+                complete = False
+                break
+            if options.where is not None:
+                # A row for which it holds in one contour only is no less there in the others.
+                chosen = read_now(search, {suspect.key: suspect.parts for suspect in chosen})
+            confirmed, open_, lags = confirm(search, chosen, patience)
+            found += confirmed
+            if lags:
+                unsettled = open_
+                complete = next(suspects, None) is None
+            else:
+                moving += open_
+        if len(found) > options.most:
+            complete = False
+        found = described(search, found[: options.most], values=options.values)
+    return Comparison(
+        table,
+        search.rows,
+        tuple(found),
+        complete=complete,
+        lags=lags,
+        unsettled=unsettled,
+        moving=moving,
+        notes=notes,
+        seconds=time.monotonic() - begun,
+    )
 
 
-def _differing(sides: Sequence[_Side], blocks: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-    """Keys that are not the same everywhere, with what each side has of them."""
-    read = [side.rows(blocks) for side in sides]
-    keys: set[int] = set().union(*read)
-    seen = {key: tuple(rows.get(key) for rows in read) for key in keys}
-    return {key: evidence for key, evidence in seen.items() if len(set(evidence)) > 1}
-
-
-def _settled(sides: Sequence[_Side], patience: float) -> bool:
-    """Wait until all that was written until now is everywhere."""
-    written = {side.contour: side.now() for side in sides}
-    applied = {side.contour: side.position() for side in sides}
-    pause = threading.Event()
-    waited = 0.0
-    while waited <= patience:
-        waiting = False
+def compare_keys(
+    connections: Mapping[str, psycopg.Connection[Any]],
+    table: str,
+    settings: Settings,
+    keys: Mapping[str, Key],
+    *,
+    patience: timedelta | None = None,
+    stop: StopToken | None = None,
+) -> Comparison:
+    """The same of some keys alone."""
+    stop, begun = stop or StopToken(), time.monotonic()
+    sides, notes = sides_of(connections, table, settings)
+    with ThreadPoolExecutor(len(sides)) as pool:
+        search = Search(sides, pool, stop, lambda _done, _total: None)
         for side in sides:
-            arrived, position = side.arrived(), side.position()
-            waiting = waiting or any(
-                arrived.get(other, 0.0) <= written[other] or not passed(position, applied[other])
-                for other in written
-                if other != side.contour
-            )
-        if not waiting:
-            return True
-        pause.wait(LOOK_EVERY)
-        waited += LOOK_EVERY
-    return False
+            side.read_by_index(True)
+        read = read_now(search, keys)
+        suspects = [suspect for suspect in read if differs(suspect.seen)]
+        confirmed: list[Difference] = []
+        open_ = 0
+        lags: tuple[Lag, ...] = ()
+        if suspects:
+            waits = settings.compare.patience if patience is None else patience
+            confirmed, open_, lags = confirm(search, suspects, waits)
+        confirmed = described(search, confirmed, values=False)
+    rows = {
+        contour: sum(each.seen[contour].version is not None for each in read)
+        for contour in connections
+    }
+    return Comparison(
+        table,
+        rows,
+        tuple(confirmed),
+        lags=lags,
+        unsettled=open_ if lags else 0,
+        moving=0 if lags else open_,
+        notes=notes,
+        seconds=time.monotonic() - begun,
+    )
 
 
-def _sides(
-    connections: Mapping[str, psycopg.Connection[Any]], table: str, settings: Settings
-) -> list[_Side]:
-    shapes = {}
-    for contour, connection in connections.items():
-        with translating(f"contour {contour}: comparing a table"):
-            row = connection.execute(SQL["shape"], {"table": table}).fetchone()
-        if row is None:
-            raise RefusedError(
-                f"table {table} is not set up in contour {contour}",
-                remedy=f"replication-pipeline setup-table {table}",
-            )
-        shapes[contour] = row
-    common = sorted(set.intersection(*(set(shape[3]) for shape in shapes.values())))
+def described(search: Search, found: list[Difference], *, values: bool) -> list[Difference]:
+    """With the columns that differ, and why an event waits somewhere."""
+    if not found:
+        return found
+    keys = {difference.key: difference.parts for difference in found}
+    contours = [side.contour for side in search.sides]
+    hashes = dict(
+        zip(contours, search.each(lambda s: s.of_columns(keys, values=False)), strict=True)
+    )
+    parked = dict(zip(contours, search.each(lambda s: s.parked(keys)), strict=True))
+    texts = (
+        dict(zip(contours, search.each(lambda s: s.of_columns(keys, values=True)), strict=True))
+        if values
+        else {}
+    )
+    names = search.sides[0].columns
+    return [_described(difference, names, hashes, texts, parked) for difference in found]
 
-    def text(columns: Sequence[str]) -> sql.Composable:
-        parts = [sql.SQL("t.{}::text").format(sql.Identifier(column)) for column in columns]
-        return sql.SQL('row({})::text collate "C"').format(sql.SQL(", ").join(parts))
 
-    return [
-        _Side(
-            contour,
-            connections[contour],
-            {
-                "table": sql.Identifier(schema, name),
-                "key": text(sorted(keys)),
-                "content": text(common),
-            },
-            topic_for(table, prefix=settings.kafka.topic_prefix),
-        )
-        for contour, (schema, name, keys, _) in shapes.items()
-    ]
+def _described(
+    difference: Difference,
+    names: Sequence[str],
+    hashes: Mapping[str, Mapping[str, list[str | None]]],
+    texts: Mapping[str, Mapping[str, list[str | None]]],
+    parked: Mapping[str, Mapping[str, str]],
+) -> Difference:
+    key = difference.key
+    rows = [each[key] for each in hashes.values() if key in each]
+    columns = tuple(name for n, name in enumerate(names) if len({row[n] for row in rows}) > 1)
+    shown = [n for n, name in enumerate(names) if name in columns or len(rows) == 1]
+    return replace(
+        difference,
+        columns=columns,
+        values={
+            c: {names[n]: each[key][n] for n in shown} for c, each in texts.items() if key in each
+        },
+        parked={contour: waits[key] for contour, waits in parked.items() if key in waits},
+    )

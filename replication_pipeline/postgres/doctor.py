@@ -1,148 +1,115 @@
-"""Looking for what is wrong in a contour's database: rights, row security, triggers, tables.
+"""Looking for what is wrong in a contour's database, and beside other contours; and mending some of it.
 
-It reads catalogs alone and changes nothing. It asks about the role it is connected as, so run it with
-the configuration that the windows have. What belongs to Kafka, clocks or other contours is not seen.
+Looking reads catalogs alone, and a sample of rows, and changes nothing. It asks about the role it is
+connected as, so run it with the configuration that the windows have. What belongs to Kafka is not seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final
 
 import psycopg
+from psycopg import sql
 
-from replication_pipeline.domain.findings import Finding
-from replication_pipeline.postgres import queries
-from replication_pipeline.postgres.failures import translating
+from replication_pipeline.domain.errors import RefusedError, ReplicationError
+from replication_pipeline.domain.findings import Finding, NotSeenError
+from replication_pipeline.postgres.checks import (
+    capture,
+    others,
+    registry,
+    role,
+    sequences,
+    server,
+    tables,
+)
+from replication_pipeline.postgres.checks.patient import SQL, Others, Patient, unseen
+from replication_pipeline.postgres.connection import connect
+from replication_pipeline.postgres.failures import translating, translating_refusals
 from replication_pipeline.settings import Settings
 
-SQL: Final = queries.load("doctor")
-APPLIES: Final = "replication_consumer"
+CHECKS: Final = (
+    *role.CHECKS,
+    *capture.CHECKS,
+    *tables.CHECKS,
+    *server.CHECKS,
+    *registry.CHECKS,
+    *others.CHECKS,
+    *sequences.CHECKS,
+)
+SAMPLED_PAGES: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Doctor:
-    connection: psycopg.Connection
-    settings: Settings
-    role: str
+@contextmanager
+def open_others(settings: Settings, application_name: str) -> Iterator[Others]:
+    """The contours of ``compare.contours``: a connection to each, or why there is none."""
+    with ExitStack() as opened:
+        found: dict[str, psycopg.Connection[Any] | ReplicationError] = {}
+        for name, postgres in settings.compare.contours.items():
+            contour = settings.contour.model_copy(update={"name": name})
+            there = settings.model_copy(update={"postgres": postgres, "contour": contour})
+            try:
+                connection = connect(there, application_name=application_name, check=False)
+                opened.enter_context(closing(connection))
+                with translating(f"contour {name}"):
+                    connection.execute(SQL["who"])
+            except ReplicationError as error:
+                found[name] = error
+            else:
+                found[name] = connection
+        yield found
 
-    def ask(self, name: str) -> list[tuple[Any, ...]]:
-        parameters = {"tables": list(self.settings.tables)}
-        return self.connection.execute(SQL[name], parameters).fetchall()
 
+def examine(
+    connection: psycopg.Connection[Any], settings: Settings, others: Others | None = None
+) -> list[Finding]:
+    """All findings, in the order in which they are best mended; good ones included.
 
-def examine(connection: psycopg.Connection, settings: Settings) -> list[Finding]:
-    """All findings, in the order in which they are best mended; good ones included."""
+    ``connection`` must be in autocommit mode, so that a question that is refused spoils no other.
+    """
     with translating(f"contour {settings.contour.name}: examining the database"):
-        ((role,),) = connection.execute("select quote_ident(current_user)").fetchall()
-        doctor = _Doctor(connection, settings, role)
-        ((can_look,),) = doctor.ask("can_look")
-        found = list(_membership(doctor))
-        if not can_look:  # nothing else can be asked
-            return found
-        for check, (look, good) in CHECKS.items():
-            findings = list(look(doctor))
-            found += findings or [Finding(check, "good", good)]
+        ((who,),) = connection.execute("select quote_ident(current_user)").fetchall()
+        patient = Patient(connection, settings, who, others or {})
+        ((can_look,),) = patient.ask("can_look")
+        found = role.MEMBERSHIP.findings(patient)
+        if can_look:  # else nothing more can be asked
+            for check in CHECKS:
+                found += check.findings(patient)
         return found
 
 
-def _membership(doctor: _Doctor) -> Iterator[Finding]:
-    groups = [name for (name,) in doctor.ask("membership")]
-    if groups:
-        yield Finding(
-            "roles",
-            "mend",
-            f"role {doctor.role} is no member of {' and '.join(groups)}",
-            f"grant {', '.join(groups)} to {doctor.role};",
-        )
-    else:
-        yield Finding("roles", "good", f"role {doctor.role} may publish and apply")
+def mend(connection: psycopg.Connection[Any], settings: Settings, findings: list[Finding]) -> None:
+    """Run the remedies of ``findings``, all or none. ``RefusedError`` when the role may not."""
+    try:
+        with (
+            translating_refusals(f"contour {settings.contour.name}: mending"),
+            connection.transaction(),
+        ):
+            for finding in findings:
+                # Ours, made of names that the catalog has quoted.
+                connection.execute(finding.remedy.encode())
+    except RefusedError as error:
+        statements = " ".join(finding.remedy for finding in findings)
+        raise RefusedError(
+            error.message, remedy=f"run it as the owner of the tables: {statements}"
+        ) from error
 
 
-def _rights(doctor: _Doctor) -> Iterator[Finding]:
-    for (schema,) in doctor.ask("schemas"):
-        yield Finding(
-            "rights",
-            "mend",
-            f"role {doctor.role} can't enter schema {schema}",
-            f"grant usage on schema {schema} to {APPLIES};",
-        )
-    for table, applied, privileges in doctor.ask("tables"):
-        why = "is replicated" if applied else "is tied to a replicated one by a foreign key"
-        yield Finding(
-            "rights",
-            "mend",
-            f"role {doctor.role} lacks {privileges} on {table}, which {why}",
-            f"grant {privileges} on {table} to {APPLIES};",
-        )
-    for table, privilege, group in doctor.ask("own_objects"):
-        yield Finding(
-            "rights",
-            "mend",
-            f"role {doctor.role} lacks {privilege.lower()} on {table}",
-            f"grant {group} to {doctor.role};",
-        )
-    ((may_set,),) = doctor.ask("parameter")
-    if not may_set:
-        yield Finding(
-            "rights",
-            "mend",
-            f"role {doctor.role} may not set session_replication_role, so applied rows would fire "
-            "triggers and be captured again",
-            f"grant set on parameter session_replication_role to {APPLIES};",
-        )
-
-
-def _row_security(doctor: _Doctor) -> Iterator[Finding]:
-    for (table,) in doctor.ask("row_security"):
-        yield Finding(
-            "row security",
-            "mend",
-            f"policies of {table} hide rows from role {doctor.role}: their changes would be lost "
-            "without an error",
-            f"alter role {doctor.role} bypassrls;",
-        )
-
-
-def _tables(doctor: _Doctor) -> Iterator[Finding]:
-    for (table,) in doctor.ask("not_set_up"):
-        yield Finding(
-            "tables",
-            "mend",
-            f"table {table} is configured, but not set up here",
-            f"replication-pipeline setup-table {table}",
-        )
-    for (table,) in doctor.ask("not_configured"):
-        yield Finding(
-            "tables",
-            "mend",
-            f"table {table} is set up here, but not configured: what other contours write to it is "
-            "not applied",
-            f"name it under tables:, or replication-pipeline remove-table {table}",
-        )
-
-
-def _triggers(doctor: _Doctor) -> Iterator[Finding]:
-    for table, trigger in doctor.ask("disabled_triggers"):
-        yield Finding(
-            "triggers",
-            "mend",
-            f"{trigger} of {table} is not in its usual mode: writes are lost, or loop",
-            f"alter table {table} enable trigger {trigger};",
-        )
-    for table, trigger in doctor.ask("loud_triggers"):
-        yield Finding(
-            "triggers",
-            "notice",
-            f"trigger {trigger} of {table} fires for applied rows as well, and may change them",
-            f"alter table {table} enable trigger {trigger};",
-        )
-
-
-CHECKS: Final[Mapping[str, tuple[Callable[[_Doctor], Iterator[Finding]], str]]] = {
-    "rights": (_rights, "nothing is missing, and no superuser is needed"),
-    "row security": (_row_security, "no policy hides rows from applying"),
-    "tables": (_tables, "those set up and those configured are the same"),
-    "triggers": (_triggers, "capture is on, and nothing else fires for applied rows"),
-}
+def longest_rows(
+    connection: psycopg.Connection[Any], settings: Settings
+) -> Mapping[str, tuple[int, int]]:
+    """By table: the bytes of a sample's longest row as an event has it, and how many rows were read."""
+    found = {}
+    with translating(f"contour {settings.contour.name}: sampling rows"):
+        sizes = connection.execute(SQL["sizes"], {"tables": list(settings.tables)}).fetchall()
+        for table, schema, relation, full_before, pages in sizes:
+            query = sql.SQL(SQL["sample"]).format(table=sql.Identifier(schema, relation))
+            share = min(100.0, 100.0 * SAMPLED_PAGES / max(pages, 1))
+            try:
+                with unseen():
+                    ((longest, read),) = connection.execute(query, {"share": share}).fetchall()
+            except NotSeenError:
+                continue  # for lack of a right, which `rights` says, or of time
+            found[table] = (longest * (2 if full_before else 1), read)
+    return found

@@ -11,6 +11,7 @@ from typing import Final, LiteralString, cast
 
 from psycopg import Connection
 
+from replication_pipeline.domain.errors import RefusedError
 from replication_pipeline.postgres.connection import check_identity
 from replication_pipeline.postgres.failures import translating_refusals
 from replication_pipeline.postgres.queries import sql_directory
@@ -47,12 +48,13 @@ def setup_table(connection: Connection, settings: Settings, table: str) -> None:
     check_identity(connection, settings)
     options = settings.tables.get(table, TableOptions())
     with translating_refusals(f"contour {settings.contour.name}: table {table}"):
+        relation = relation_of(connection, table)
         connection.execute(
             "select replication.setup_table_for_replication(%s::text::regclass, full_before => %s,"
             " include => %s, exclude => %s, capture_truncate => %s, displace => %s,"
             " merge => %s, delta_columns => %s)",
             (
-                quoted(table),
+                relation,
                 options.full_before,
                 options.include,
                 options.exclude,
@@ -72,8 +74,29 @@ def remove_table(
     with translating_refusals(f"contour {settings.contour.name}: table {table}"):
         connection.execute(
             "select replication.remove_table_from_replication(%s::text::regclass, %s)",
-            (quoted(table), drop_version_column),
+            (relation_of(connection, table), drop_version_column),
         )
+
+
+def relation_of(connection: Connection, table: str) -> str:
+    """How PostgreSQL calls ``table`` now: it may have been renamed since it was set up, and is known by
+    its former name. ``RefusedError`` when it is given by its new one.
+    """
+    named = connection.execute(
+        "select r.relation::text, r.table_name from replication.replicated_tables r"
+        " join pg_class c on c.oid = r.relation"
+        " where r.table_name = %(name)s or r.relation = to_regclass(%(quoted)s)"
+        " order by r.table_name = %(name)s desc",
+        {"name": table, "quoted": quoted(table)},
+    ).fetchone()
+    if named is None:
+        return quoted(table)
+    if named[1] != table:
+        raise RefusedError(
+            f"table {table} was renamed: it is {named[1]} in events, topics and configurations",
+            remedy=f"keep the name {named[1]} under tables:, or see docs/schema-changes.md",
+        )
+    return str(named[0])
 
 
 def quoted(table: str) -> str:

@@ -8,6 +8,10 @@ remembered, which spare the claims dead index entries.
 The first claim of a turn takes the shards; the next ones go on behind it in the same transaction, so
 that rows can be claimed and encoded while Kafka still has to acknowledge those before.
 
+A turn whose connection breaks has lost its locks, and others publish its keys at once, while what it
+had sent may still be on its way to Kafka and come to stand behind newer events. So the next claim
+first sees to it that what was published of each such key since then is sent once more (``_Lost``).
+
 Marks are committed without waiting for the disk: a mark that a crash of the server takes back means
 that its event is published once more, like after any other fault.
 """
@@ -18,7 +22,7 @@ import contextlib
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
@@ -38,13 +42,14 @@ from replication_pipeline.domain.model import (
     DeliveryFailure,
     Part,
 )
-from replication_pipeline.engine.failpoints import failpoint
+from replication_pipeline.engine.failpoints import armed, failpoint
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.event_heads import head_of_removed, read_heads
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.low_water import LowWater
 from replication_pipeline.postgres.session import Session
+from replication_pipeline.postgres.short_turns import HEADS, MOST_MARKS, ShortTurns
 from replication_pipeline.settings import MOST_LANES, Settings
 
 SHARDS: Final = 16
@@ -54,6 +59,7 @@ PATIENCE: Final = 1.0  # seconds that such looks may be late, so that they come 
 LOOKING_SHARE: Final = 0.05  # of the time, at most, may go into looking at held rows
 CLAIM_BYTES: Final = 8 * 2**20  # of a batch's events; one event at least
 LARGE: Final = 8192  # bytes as stored, above which an event is read by itself
+CLOCKS_MAY_STEP: Final = 5.0  # seconds
 SQL: Final = queries.load("outbox")
 # Without sorting, the partitions of the queue are merged by their indexes.
 PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_sort")
@@ -87,6 +93,11 @@ class PostgresOutbox:
     # claimed; and what was claimed above it.
     _reached: dict[int, int] = field(default_factory=dict)
     _in_hand: list[int] = field(default_factory=list)
+    _unmarked: Sequence[ClaimedEvent] = ()  # Kafka has them, and the next message marks them
+    _short: ShortTurns | None = None
+    _claimed: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # in this turn
+    _began: float = field(default=0.0)  # this turn, by the server's clock
+    _lost: _Lost | None = None
 
     def __post_init__(self) -> None:
         self._counting = self.lane
@@ -105,13 +116,12 @@ class PostgresOutbox:
             connection = self._connection()
             if self._reached:
                 return self.request(limit)()
+            self._overtake(connection)
             self._look_after(connection, PATIENCE)
             if not self._anything_to_do(connection):
                 self._look_after(connection, 0.0)  # nobody waits for this meanwhile
                 return None
-            self._lock_shards(connection, part)
-            failpoint("shards_locked")
-            claim = self.request(limit)() if self._reached else None
+            claim = self._claim_first(connection, limit, part)
             if claim is None:
                 self._reached = {}
                 connection.commit()  # what was released stays so
@@ -124,14 +134,9 @@ class PostgresOutbox:
         """
         with self._translating("claiming events"):
             connection = self._of_the_turn()
+            self._mark_now(connection)
             shards = list(self._reached)
-            asked = _Asked(
-                limit=limit,
-                each=max(self.settings.publisher.batch_size, -(-limit // len(shards))),
-                at=time.time() + self._clock,
-                # An idle claim is ended by the server after twice this time; see `connect`.
-                send_by=time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds(),
-            )
+            asked = self._asking(limit, len(shards))
             cursor = connection.cursor(binary=True, row_factory=_claimed)
             cursor.execute(
                 SQL["claim"],
@@ -147,7 +152,7 @@ class PostgresOutbox:
                 },
                 prepare=True,
             )
-            return lambda: self._take(connection, cursor, asked)
+            return lambda: self._fetch(connection, cursor, asked)
 
     def settle(
         self,
@@ -160,7 +165,11 @@ class PostgresOutbox:
         """
         with self._translating("marking published events"):
             connection = self._of_the_turn()
-            self._mark(connection, "mark_published", published)
+            self._mark_now(connection)
+            if self._short is None or len(published) > MOST_MARKS:
+                self._mark(connection, "mark_published", published)
+            else:  # with the next message
+                self._unmarked = published
             self._mark(connection, "hold_fenced", fenced)
             failpoint("marked")
             if not refused:
@@ -185,6 +194,11 @@ class PostgresOutbox:
             connection = self._of_the_turn()
             self._reached = {}
             batches = [result for result in results if result.count]
+            if self._short is not None:
+                unmarked, self._unmarked = self._unmarked, ()
+                self._short.finish(_places(unmarked), self._counting, batches)
+                self._claimed = []
+                return
             if batches:
                 connection.execute(
                     SQL["count_published"],
@@ -200,6 +214,7 @@ class PostgresOutbox:
                 )
             failpoint("counted")
             connection.commit()
+            self._claimed = []
             failpoint("committed")
 
     def anything_held(self) -> bool:
@@ -211,9 +226,13 @@ class PostgresOutbox:
             row = connection.execute(SQL["anything_held"]).fetchone()
             return bool(row and row[0]) or self._anything_to_do(connection)
 
-    def abandon(self) -> None:
-        """Drop the connection: the server rolls back, every claimed row is free again."""
-        self._reached = {}
+    def abandon(self, *, sent: bool = False) -> None:
+        """Drop the connection: the server rolls back, every claimed row is free again. What was
+        ``sent`` of them is in Kafka now, or won't come there.
+        """
+        if sent and self._claimed:
+            self._lost = _Lost.of(self._claimed, self._began, self._lost)
+        self._reached, self._unmarked, self._claimed = {}, (), []
         self._session.drop()
 
     def close(self) -> None:
@@ -231,7 +250,7 @@ class PostgresOutbox:
     def _connection(self) -> psycopg.Connection:
         connection, new = self._session.connection()
         if new:
-            self._reached = {}
+            self._reached, self._unmarked, self._claimed = {}, (), []
             self._next_heartbeat = self._next_look = self._next_due = 0.0
             self._low_water = LowWater(SQL, tuple(range(SHARDS)))
             # Text goes from PostgreSQL to librdkafka as bytes, never decoded on the way.
@@ -241,6 +260,8 @@ class PostgresOutbox:
             pin_plans(connection, *PINNED)
             connection.execute("set plan_cache_mode = force_generic_plan")
             connection.execute("set synchronous_commit = off")
+            # Points to die at lie between the steps.
+            self._short = None if armed() else ShortTurns.of(connection, self.instance, LARGE)
         return connection
 
     def _of_the_turn(self) -> psycopg.Connection:
@@ -285,8 +306,48 @@ class PostgresOutbox:
         row = connection.execute(SQL["anything_waiting"], parameters, prepare=True).fetchone()
         return bool(row and row[0])
 
-    def _lock_shards(self, connection: psycopg.Connection, part: Part) -> None:
+    def _claim_first(self, connection: psycopg.Connection, limit: int, part: Part) -> Claim | None:
+        """Begin a turn: at once where little is expected, else in steps."""
         self._rotation = (self._rotation + 1) % SHARDS  # another shard goes first each time
+        self._began = time.time() + self._clock
+        if self._short is None or self._due or limit > self.settings.publisher.batch_size:
+            self._lock_shards(connection, part)
+            failpoint("shards_locked")
+            return self.request(limit)() if self._reached else None
+        share = part.of_share(self._share)
+        asked = self._asking(limit, share)
+        floors = [self._low_water.floors[shard] for shard in range(SHARDS)]
+        shards, rows = self._short.begin(
+            floors,
+            rotation=self._rotation,
+            share=share,
+            limit=limit,
+            each=asked.each,
+            sent=int(asked.at * 1000),
+        )
+        self._reached = {shard: floors[shard] for shard in shards}
+        self._in_hand = []
+        return self._take(connection, rows, asked)
+
+    def _overtake(self, connection: psycopg.Connection) -> None:
+        """See to it that nothing which a broken turn had sent stays the last of its key in Kafka."""
+        if self._lost is None:
+            return
+        with connection.transaction():
+            connection.execute(SQL["lock_these_shards"], {"shards": self._lost.shards})
+            connection.execute(SQL["send_later_again"], self._lost.parameters())
+        self._lost = None
+
+    def _asking(self, limit: int, shards: int) -> _Asked:
+        return _Asked(
+            limit=limit,
+            each=max(self.settings.publisher.batch_size, -(-limit // shards)),
+            at=time.time() + self._clock,
+            # An idle claim is ended by the server after twice this time; see `connect`.
+            send_by=time.monotonic() + self.settings.kafka.delivery_timeout.total_seconds(),
+        )
+
+    def _lock_shards(self, connection: psycopg.Connection, part: Part) -> None:
         with connection.pipeline():  # one round trip
             connection.execute("begin")
             rows = connection.execute(
@@ -301,35 +362,40 @@ class PostgresOutbox:
             self._due = False
             self._next_due = 0.0  # the other shards may have some as well
 
-    def _take(
+    def _fetch(
         self, connection: psycopg.Connection, cursor: psycopg.Cursor[ClaimedEvent], asked: _Asked
     ) -> Claim | None:
         with self._translating("reading claimed events"):
-            rows = cursor.fetchall()
-            if not rows:
-                return None
-            oldest = min(map(attrgetter("created"), rows))
-            of_shards = Counter(map(attrgetter("shard"), rows))
-            kept, cut = within(rows)
-            full = cut or len(rows) >= asked.limit or max(of_shards.values()) >= asked.each
-            # On backlog above what was claimed. Else lower ids may be committed at any moment.
-            if full:
-                reached = {event.shard: event.id for event in kept}
-                left_out = {s: floor for s, floor in self._reached.items() if s not in reached}
-                self._reached = left_out | reached
-            self._in_hand = [] if full else [event.id for event in kept]
-            events = [
-                event if event.value else self._read(connection, event, int(asked.at * 1000))
-                for event in kept
-                if not event.fenced
-            ]
-            return Claim(
-                events=events,
-                fenced=[event for event in kept if event.fenced],
-                oldest_age=timedelta(seconds=max(0.0, asked.at - oldest / 1_000_000)),
-                full=full,
-                send_by=asked.send_by,
-            )
+            return self._take(connection, cursor.fetchall(), asked)
+
+    def _take(
+        self, connection: psycopg.Connection, rows: list[ClaimedEvent], asked: _Asked
+    ) -> Claim | None:
+        if not rows:
+            return None
+        oldest = min(map(attrgetter("created"), rows))
+        of_shards = Counter(map(attrgetter("shard"), rows))
+        kept, cut = within(rows)
+        full = cut or len(rows) >= asked.limit or max(of_shards.values()) >= asked.each
+        # On backlog above what was claimed. Else lower ids may be committed at any moment.
+        if full:
+            reached = {event.shard: event.id for event in kept}
+            left_out = {s: floor for s, floor in self._reached.items() if s not in reached}
+            self._reached = left_out | reached
+        self._in_hand = [] if full else [event.id for event in kept]
+        events = [
+            event if event.value else self._read(connection, event, int(asked.at * 1000))
+            for event in kept
+            if not event.fenced
+        ]
+        self._claimed += map(attrgetter("table", "key", "id", "shard"), events)
+        return Claim(
+            events=events,
+            fenced=[event for event in kept if event.fenced],
+            oldest_age=timedelta(seconds=max(0.0, asked.at - oldest / 1_000_000)),
+            full=full,
+            send_by=asked.send_by,
+        )
 
     def _read(self, connection: psycopg.Connection, event: ClaimedEvent, sent: int) -> ClaimedEvent:
         """A large event's value, or that of a table that was set up a moment ago."""
@@ -353,10 +419,7 @@ class PostgresOutbox:
     def _mark(
         self, connection: psycopg.Connection, query: str, events: Sequence[ClaimedEvent]
     ) -> None:
-        places: defaultdict[int, list[str]] = defaultdict(list)
-        for event in events:
-            places[event.slot].append(event.place)
-        for slot, ctids in places.items():
+        for slot, ctids in _places(events).items():
             cursor = connection.execute(
                 SQL[query], {"slot": slot, "ctids": '{"' + '","'.join(ctids) + '"}'}, prepare=True
             )
@@ -366,9 +429,14 @@ class PostgresOutbox:
                     f"{len(ctids)} claimed events were changed by somebody else meanwhile"
                 )
 
+    def _mark_now(self, connection: psycopg.Connection) -> None:
+        unmarked, self._unmarked = self._unmarked, ()
+        self._mark(connection, "mark_published", unmarked)
+
     def _learn_heads(self, connection: psycopg.Connection) -> None:
         self._heads = read_heads(connection, self.settings.contour.name)
         self._heads_as_json = json.dumps(self._heads)
+        connection.execute("select set_config(%s, %s, false)", (HEADS, self._heads_as_json))
 
     def _translating(self, doing: str) -> Any:
         return translating(f"contour {self.settings.contour.name}: {doing}")
@@ -384,6 +452,34 @@ class _Asked:
     send_by: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What broken turns may have sent: by key the oldest id. ``since``: the first of them began."""
+
+    oldest: Mapping[tuple[str, bytes], int]
+    shards: list[int]
+    since: float
+
+    @classmethod
+    def of(
+        cls, claimed: Sequence[tuple[str, bytes, int, int]], began: float, before: _Lost | None
+    ) -> _Lost:
+        oldest = dict(before.oldest) if before else {}
+        shards = set(before.shards if before else ())
+        for table, key, id_, shard in claimed:
+            oldest[table, key] = min(id_, oldest.get((table, key), id_))
+            shards.add(shard)
+        return cls(oldest, sorted(shards), min(began, before.since) if before else began)
+
+    def parameters(self) -> Mapping[str, object]:
+        return {
+            "tables": [table for table, _ in self.oldest],
+            "keys": [key.decode() for _, key in self.oldest],
+            "ids": list(self.oldest.values()),
+            "since": self.since - CLOCKS_MAY_STEP,
+        }
+
+
 def within(rows: list[ClaimedEvent]) -> tuple[list[ClaimedEvent], bool]:
     """``rows`` in the order of ids, as far as they are ``CLAIM_BYTES`` together but one at least, and
     whether any are left out.
@@ -392,6 +488,14 @@ def within(rows: list[ClaimedEvent]) -> tuple[list[ClaimedEvent], bool]:
     sizes = accumulate(event.size for event in rows)
     kept = max(1, sum(1 for size in sizes if size <= CLAIM_BYTES))
     return rows[:kept], kept < len(rows)
+
+
+def _places(events: Sequence[ClaimedEvent]) -> Mapping[int, Sequence[str]]:
+    """Where the queue keeps them, by slot."""
+    places: defaultdict[int, list[str]] = defaultdict(list)
+    for event in events:
+        places[event.slot].append(event.place)
+    return places
 
 
 def _claimed(_: object) -> RowMaker[ClaimedEvent]:

@@ -28,7 +28,7 @@ def look(connection: Connection[Any], settings: Settings) -> Watch:
         (queue,) = connection.execute(SQL["queue_health"], {}).fetchall()
         parked = connection.execute(SQL["parked"]).fetchall()
         lags = connection.execute(SQL["apply_lags"]).fetchall()
-        pairs = _pairs(connection, settings)
+        pairs = pairs_of(connection, settings)
     return Watch(
         status=status,
         outcomes=Outcomes(*outcomes),
@@ -39,8 +39,10 @@ def look(connection: Connection[Any], settings: Settings) -> Watch:
     )
 
 
-def _pairs(connection: Connection[Any], settings: Settings) -> list[Pair]:
-    """Beats are dated by the broker's clock, rounds by their contour's: clocks are set right first."""
+def pairs_of(connection: Connection[Any], settings: Settings) -> list[Pair]:
+    """How each contour stands. Beats are dated by the broker's clock, rounds by their contour's: clocks
+    are set right first.
+    """
     topics = [topic_for(table, prefix=settings.kafka.topic_prefix) for table in settings.tables]
     contours = read_contours(connection, settings.contour.name)
     arrived = dict(connection.execute(SQL["arrived"], {"topics": topics}).fetchall())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from typer.testing import CliRunner, Result
@@ -16,7 +17,12 @@ from replication_pipeline_tests.conftest import Contour
 
 def call(contour: Contour, path: Path, *words: object) -> Result:
     """Run a command for a contour whose configuration is written to ``path``."""
-    arguments = [*map(str, words), "--config", configuration(path, contour)]
+    return call_with(contour, path, *words)
+
+
+def call_with(contour: Contour, path: Path, *words: object, **sections: Any) -> Result:
+    """The same, with more sections in the configuration."""
+    arguments = [*map(str, words), "--config", configuration(path, contour, **sections)]
     with logging_left_alone():
         return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
 

@@ -108,6 +108,31 @@ def test_postgres_goes_and_comes_back(
     assert_all_arrived(contour)
 
 
+def test_what_a_publisher_without_its_locks_had_sent_does_not_stay_the_last(
+    contour: Contour, kafka: EmbeddedKafka, to_kafka: Proxy
+) -> None:
+    """Its events come to Kafka when another one has long published newer ones of the same keys."""
+    to_kafka.cut()
+    slow = with_settings(
+        contour.settings, kafka={"bootstrap_servers": f"127.0.0.1:{to_kafka.port}"}
+    )
+    claims = "pg_stat_activity where application_name = 'replicator_publisher'"
+    with publishing(slow) as (publisher,):
+        until_claimed(contour)
+        contour.run(f"select pg_terminate_backend(pid) from {claims}")
+        with publishing(contour.settings):
+            write(contour)
+            until_published(contour)
+        assert publisher.errors == []
+        to_kafka.mend()
+        until(lambda: bool(publisher.errors), "the publisher to notice its loss")
+        until(
+            lambda: publisher.processed > 0 and unpublished(contour) == 0,
+            "the newest events to be sent once more",
+        )
+    assert_all_arrived(contour)
+
+
 def test_postgres_is_away_when_the_publisher_starts(
     contour: Contour, postgres: EmbeddedPostgres
 ) -> None:

@@ -20,6 +20,8 @@ from replication_pipeline.defs.deep import setup_check
 from replication_pipeline.defs.resources import AlertsResource, PostgresResource
 from replication_pipeline.defs.watched import contour_checks
 from replication_pipeline.domain.watch import Parked, Watch
+from replication_pipeline.embedded import EmbeddedKafka
+from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.settings import load_settings
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.receivers import HttpReceiver, http_receiver
@@ -264,12 +266,18 @@ def test_services_need_no_superuser_to_look(watcher: Watcher) -> None:
 
 
 def test_every_check_can_be_executed_on_demand_and_deep_ones_are_told(
-    watcher: Watcher, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+    watcher: Watcher,
+    receiver: HttpReceiver,
+    kafka: EmbeddedKafka,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In real runs of the instance."""
     monkeypatch.setattr("replication_pipeline.defs.alerts.DEEP_EVERY", 0.0)
     watcher.configure(receiver)
+    text = watcher.config.read_text().replace("unused:1", kafka.bootstrap_servers)
+    watcher.config.write_text(text, encoding="utf-8")
     settings = load_settings(watcher.config)
+    ensure_topics(settings, list(settings.tables))
     watcher.contour.run(
         "update replication.workers set processed = 95, failed = 5 where role = 'publisher'"
     )

@@ -22,6 +22,9 @@ declare
 begin
   usual := false;
   set constraints all deferred;
+  -- What a crash of the server takes back it takes back with its offsets, and Kafka brings it again. Nothing is captured
+  -- here that a publisher could have sent by then.
+  set local synchronous_commit = off;
   {advance_offsets}
   into advanced;
   if not advanced or exists (select from replication.contours c where c.state <> 'active' and c.name = any($9)) then

@@ -79,7 +79,7 @@ select table_name from replication.replicated_tables
 select t.tgrelid::regclass::text, t.tgname
   from pg_trigger t
  where t.tgname in ('replication_capture_insert', 'replication_capture_update', 'replication_capture_delete',
-                    'replication_capture_truncate', 'zz_replication_stamp_update')
+                    'replication_capture_truncate', 'zz_replication_stamp_update', 'zzz_replication_merge')
    and t.tgenabled <> 'O'
  order by 1, 2
 
@@ -88,5 +88,16 @@ select t.tgrelid::regclass::text, t.tgname
 select t.tgrelid::regclass::text, t.tgname
   from pg_trigger t join replication.replicated_tables r on r.relation = t.tgrelid
  where not t.tgisinternal and t.tgenabled in ('A', 'R')
-   and t.tgname not like 'replication\_capture\_%%' and t.tgname <> 'zz_replication_stamp_update'
+   and t.tgfoid not in (select oid from pg_proc where pronamespace = 'replication'::regnamespace)
  order by 1, 2
+
+-- name: renamed
+-- Tables that were renamed after they were set up: events keep the former name.
+select r.table_name, r.relation::text
+  from replication.replicated_tables r
+  join pg_class c on c.oid = r.relation join pg_namespace n on n.oid = c.relnamespace
+ where r.table_name <> case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end
+ order by 1
+
+-- name: tls
+select coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false)

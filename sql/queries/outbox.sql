@@ -66,6 +66,33 @@ select shard from replication.publish_shards
  order by (shard + %(rotation)s) %% 16
  limit %(share)s for update skip locked
 
+-- name: lock_these_shards
+-- Waits for whoever publishes from them, so that all that was sent before is committed.
+select from replication.publish_shards where shard = any(%(shards)s::smallint[]) order by shard for update
+
+-- name: send_later_again
+-- Of each key, the events that were published since %(since)s and come after the id given with the key: they wait again.
+-- Under `lock_these_shards`. Index: replication_queue_published (BRIN).
+update replication.replication_queue q set published = false, published_at = null
+  from unnest(%(tables)s::text[], %(keys)s::text[], %(ids)s::bigint[]) as l(table_name, record_key, id)
+ where q.table_name = l.table_name and q.record_key = l.record_key and q.id > l.id
+   and q.published and q.published_at >= to_timestamp(%(since)s)
+
+-- name: prepare_lock
+-- `lock_shards`, and the shards that it got noted for `claim_noted`, each with the floor (one for each shard, in
+-- order) above which it is to be claimed.
+prepare lock_noted(integer, integer, bigint[]) as
+with locked as materialized ({lock_shards})
+select array_agg(shard),
+       set_config('{shards}', coalesce(array_agg(shard), array[]::smallint[])::text, true),
+       set_config('{floors}', coalesce(array_agg($3[shard + 1]), array[]::bigint[])::text, true)
+  from locked
+
+-- name: prepare_claim
+-- `claim` of the shards that `lock_noted` got: up to $1 rows, up to $2 of each shard, sent at $3.
+prepare claim_noted(integer, integer, bigint) as
+{claim}
+
 -- name: release_due
 -- Held rows whose time has come, and those behind them, wait again. Under the locks of their shards.
 -- Indexes: replication_queue_waiting, replication_queue_held.
@@ -155,6 +182,29 @@ on conflict (instance, part) do update
    set batches = w.batches + excluded.batches, processed = w.processed + excluded.processed,
        failed = w.failed + excluded.failed, bytes = w.bytes + excluded.bytes,
        last_success_at = coalesce(excluded.last_success_at, w.last_success_at)
+
+-- name: finish_turn
+-- `mark_published` of the rows at the places $2 in the slots $1, $3 altogether, and `count_published`. Lives as long as
+-- the session.
+create or replace function pg_temp.finish_turn(smallint[], text[], bigint, integer, bigint, bigint, bigint, bigint)
+returns void language plpgsql as $finish_turn$
+#variable_conflict use_column
+declare
+  marked bigint := 0; n bigint;
+begin
+  for i in 1 .. cardinality($1) loop
+    {mark_published};
+    get diagnostics n = row_count;
+    marked := marked + n;
+  end loop;
+  if marked <> $3 then
+    raise serialization_failure using message = format(
+      '%s of %s claimed events were changed by somebody else meanwhile', $3 - marked, $3);
+  end if;
+  if $5 > 0 then
+    {count_published};
+  end if;
+end $finish_turn$
 
 -- name: heartbeat
 -- Adds what was counted since the last one, but for a lane that is counting at this moment.

@@ -77,6 +77,12 @@ grant insert, update, delete on replication.snapshots, replication.snapshot_part
   to replication_publisher;
 grant execute on function replication.snapshot_rows(integer, oid, tid[], text),
   replication.snapshot_deletes(integer, text[], text), replication.parts_of(regclass) to replication_publisher;
+-- Repairing tables.
+grant execute on function replication.resend_rows(integer, oid[], tid[], bigint[]),
+  replication.resend_deletes(integer, text[], bigint[]) to replication_consumer;
+-- Comparing tables: the key of a row as it is on Kafka.
+grant execute on function replication.whole_row(integer), replication.tombstone_key(text), replication.base_type(oid),
+  replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp) to replication_monitor;
 
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$
