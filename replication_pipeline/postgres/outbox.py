@@ -93,6 +93,8 @@ class PostgresOutbox:
     # claimed; and what was claimed above it.
     _reached: dict[int, int] = field(default_factory=dict)
     _in_hand: list[int] = field(default_factory=list)
+    _seen: str = ""  # what was committed when this turn began, as a snapshot
+    _raised: bool = False  # whether ``_reached`` is above what may still be committed
     _unmarked: Sequence[ClaimedEvent] = ()  # Kafka has them, and the next message marks them
     _short: ShortTurns | None = None
     _claimed: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # in this turn
@@ -144,6 +146,7 @@ class PostgresOutbox:
                     "shards": shards,
                     "floors": list(self._reached.values()),
                     "in_hand": self._in_hand,
+                    "seen": self._seen if self._raised else None,
                     "limit": limit,
                     "each": asked.each,
                     "large": LARGE,
@@ -317,7 +320,7 @@ class PostgresOutbox:
         share = part.of_share(self._share)
         asked = self._asking(limit, share)
         floors = [self._low_water.floors[shard] for shard in range(SHARDS)]
-        shards, rows = self._short.begin(
+        shards, self._seen, rows = self._short.begin(
             floors,
             rotation=self._rotation,
             share=share,
@@ -326,7 +329,7 @@ class PostgresOutbox:
             sent=int(asked.at * 1000),
         )
         self._reached = {shard: floors[shard] for shard in shards}
-        self._in_hand = []
+        self._in_hand, self._raised = [], False
         return self._take(connection, rows, asked)
 
     def _overtake(self, connection: psycopg.Connection) -> None:
@@ -355,8 +358,10 @@ class PostgresOutbox:
                 {"rotation": self._rotation, "share": part.of_share(self._share)},
                 prepare=True,
             )
-        self._reached = {shard: self._low_water.floors[shard] for (shard,) in rows}
-        self._in_hand = []
+        seen: dict[int, str] = dict(rows.fetchall())
+        self._reached = {shard: self._low_water.floors[shard] for shard in seen}
+        self._seen = min(seen.values(), default="")  # one for all
+        self._in_hand, self._raised = [], False
         if self._due and self._reached:
             connection.execute(SQL["release_due"], {"shards": list(self._reached)})
             self._due = False
@@ -377,11 +382,12 @@ class PostgresOutbox:
         of_shards = Counter(map(attrgetter("shard"), rows))
         kept, cut = within(rows)
         full = cut or len(rows) >= asked.limit or max(of_shards.values()) >= asked.each
-        # On backlog above what was claimed. Else lower ids may be committed at any moment.
+        # On backlog above what was claimed; lower ids that are committed from now on come next turn,
+        # and so does what follows them. Else lower ids may be committed at any moment.
         if full:
             reached = {event.shard: event.id for event in kept}
             left_out = {s: floor for s, floor in self._reached.items() if s not in reached}
-            self._reached = left_out | reached
+            self._reached, self._raised = left_out | reached, True
         self._in_hand = [] if full else [event.id for event in kept]
         events = [
             event if event.value else self._read(connection, event, int(asked.at * 1000))

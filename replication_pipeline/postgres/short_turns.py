@@ -63,6 +63,7 @@ class ShortTurns:
             "floors": f"current_setting('{FLOORS}')",
             "heads": f"current_setting('{HEADS}')",
             "in_hand": "'{}'",
+            "seen": "null",
             "limit": "$1",
             "each": "$2",
             "sent": "$3",
@@ -89,16 +90,19 @@ class ShortTurns:
 
     def begin(
         self, floors: Sequence[int], *, rotation: int, share: int, limit: int, each: int, sent: int
-    ) -> tuple[Sequence[int], list[ClaimedEvent]]:
-        """Begin a turn: the shards that it has now, and what is claimed of them."""
+    ) -> tuple[Sequence[int], str, list[ClaimedEvent]]:
+        """Begin a turn: the shards that it has now, what was committed before, as a snapshot, and what
+        is claimed of them.
+        """
         self.cursor.execute(
             f"begin; execute lock_noted({rotation}, {share}, '{_array(floors)}'); "
             f"execute claim_noted({limit}, {each}, {sent})".encode()
         )
         self.cursor.nextset()
-        shards, *_ = self.cursor.fetchone() or ((),)
+        row = self.cursor.fetchone()
         self.cursor.nextset()
-        return shards or (), self.cursor.fetchall()
+        shards, seen = row[:2] if row and row[0] else ((), "")
+        return shards, seen, self.cursor.fetchall()
 
     def finish(
         self, places: Mapping[int, Sequence[str]], part: int, results: Sequence[BatchResult]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError
 
+from replication_pipeline.domain.model import BatchResult, ClaimedEvent
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.embedded import EmbeddedKafka
 from replication_pipeline.kafka.producer import producer_options
@@ -20,7 +21,7 @@ from replication_pipeline.postgres.connection import connect, pin_plans
 from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOutbox
 from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
-from replication_pipeline_tests.integration.outbox import publisher, settle
+from replication_pipeline_tests.integration.outbox import due, events, publisher, settle
 from replication_pipeline_tests.publishing import sessions, until, with_settings
 
 pytestmark = pytest.mark.integration
@@ -298,6 +299,39 @@ def test_a_shard_that_is_alone_is_taken_to_its_end(users: list[Contour]) -> None
         outbox.commit([])
 
 
+@pytest.mark.parametrize("limit", [20, 320], ids=["at once", "in steps"])
+def test_an_event_that_is_committed_late_is_not_overtaken_within_a_turn(
+    make_contours: MakeContours, limit: int
+) -> None:
+    """A turn goes on above what it has claimed, and an event below may be committed meanwhile, and the
+    next one of its key above.
+    """
+    contour = make_contours(USERS, ["users"], count=1, publisher={"batch_size": 20})[0]
+    late = contour.session()
+    late.execute("insert into users (id) values (1)")  # has its event's id now
+    contour.run("insert into users (id) select generate_series(2, 3000)")
+    found: list[ClaimedEvent] = []
+    with publisher(contour.settings) as outbox:
+        first = outbox.claim(limit)
+        assert first is not None
+        assert first.full
+        outbox.settle(first.events)
+        late.commit()
+        contour.run("update users set name = 'later' where id = 1")
+        while claim := outbox.claim(5000):
+            found += claim.events
+            outbox.settle(claim.events)
+            if not claim.full:
+                break
+        outbox.commit([BatchResult(role="publisher", count=len(found))])
+        due(outbox)
+        found += events(outbox)
+    assert len(first.events) + len(found) == 3001
+    ids = [event.id for event in found if event.key == b'{"id":1}']
+    assert len(ids) == 2
+    assert ids == sorted(ids), "the later event of the key came first"
+
+
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bool) -> None:
     """Every partition is read by (shard, id), whatever the statistics say."""
@@ -317,6 +351,7 @@ def test_the_claim_uses_its_index_at_depth(users: list[Contour], *, analyzed: bo
                 "each": 500,
                 "large": 8192,
                 "in_hand": [],
+                "seen": None,
                 "heads": "{}",
                 "sent": 0,
             },

@@ -61,8 +61,8 @@ select count(*), date_part('epoch', clock_timestamp()) from replication.workers
 -- name: lock_shards
 -- Locks up to %(share)s shard rows FOR UPDATE until commit, beginning at another one each time.
 -- Must be a statement of its own: the claim that follows then sees all that the shards' former
--- holders have committed.
-select shard from replication.publish_shards
+-- holders have committed. And what had been committed before.
+select shard, pg_current_snapshot()::text::varchar from replication.publish_shards
  order by (shard + %(rotation)s) %% 16
  limit %(share)s for update skip locked
 
@@ -82,8 +82,8 @@ update replication.replication_queue q set published = false, published_at = nul
 -- `lock_shards`, and the shards that it got noted for `claim_noted`, each with the floor (one for each shard, in
 -- order) above which it is to be claimed.
 prepare lock_noted(integer, integer, bigint[]) as
-with locked as materialized ({lock_shards})
-select array_agg(shard),
+with locked(shard, seen) as materialized ({lock_shards})
+select array_agg(shard), min(seen)::varchar,
        set_config('{shards}', coalesce(array_agg(shard), array[]::smallint[])::text, true),
        set_config('{floors}', coalesce(array_agg($3[shard + 1]), array[]::bigint[])::text, true)
   from locked
@@ -113,7 +113,9 @@ update replication.replication_queue q
 -- Locks up to %(limit)s rows FOR UPDATE, up to %(each)s of the oldest of each locked shard, and encodes
 -- them. Rows of many shards that were written together lie together: the same pages serve all.
 -- Index: replication_queue_waiting, one range a shard and partition, so depth costs nothing.
--- Not those `in_hand`, which this turn has claimed already. `value` is empty for a row that must wait behind a held one of its key (`fenced`; index
+-- Not those `in_hand`, which this turn has claimed already; and where the floors are those of this turn, only what was
+-- committed when it began (%(seen)s, else null): an event above them may follow one of its key that was committed below
+-- them since. `value` is empty for a row that must wait behind a held one of its key (`fenced`; index
 -- replication_queue_held), and for one that `read` brings by itself: one with more than %(large)s bytes,
 -- whose `size` is then that of the text, or one of a table that has just been set up.
 select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar, q.record_key,
@@ -137,6 +139,7 @@ select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar,
        select q.*, q.ctid from replication.replication_queue q
         where q.shard = s.shard and not q.held and q.id > s.floor and not q.published
           and q.id <> all(%(in_hand)s::bigint[])
+          and (%(seen)s::txid_snapshot is null or txid_visible_in_snapshot(q.txid, %(seen)s::txid_snapshot))
         order by q.id
         limit %(each)s
         for update of q skip locked) q
