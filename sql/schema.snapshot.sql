@@ -1580,7 +1580,7 @@ begin
   execute replication.queue_insert(t, $sql$(
   select nextval('replication.replication_queue_id_seq') as __id, w.key as __key, null::json as __payload,
          null::json as __before, w.version as __version, null::bigint as __base, 'DELETE' as __operation
-    from unnest($3, $4) as w(key, version)) __e$sql$, false, false, '$1', '$2')
+    from unnest($3, $4) as w(key, version)) __e$sql$, false, false, '$1', '$2', '''*''')
     using to_hex(replication.clock() >> 4) || replication.event_origin(c),
           pg_current_xact_id()::text::bigint, found_keys, found_versions;
   return coalesce(found_keys, '{}');
@@ -1628,7 +1628,7 @@ __same as (
   select nextval('replication.replication_queue_id_seq') as __id, r.*, null::json as __before,
          null::bigint as __base, 'SNAPSHOT' as __operation
     from (select * from __raised union all select * from __same) r) __e$sql$,
-         false, false, '$1', '$2')
+         false, false, '$1', '$2', '''*''')
     using seed, pg_current_xact_id()::text::bigint, leaves, places, above;
   get diagnostics sent = row_count;
   perform replication.restore_settings(former);

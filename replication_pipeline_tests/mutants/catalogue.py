@@ -150,6 +150,16 @@ MUTANTS: Final = (
         " limit %(share)s for update skip locked", " limit %(share)s",
         (PUBLISH + "::test_shards_are_shared_and_locked", INTEGRATION + "test_publishers_together.py"),
     ),
+    Mutant(
+        "a turn goes on with what was committed since it began", "replication_pipeline/postgres/outbox.py",
+        "self._seen if self._raised else None", "None",
+        (PUBLISH + "::test_an_event_that_is_committed_late_is_not_overtaken_within_a_turn",),
+    ),
+    Mutant(
+        "nothing overtakes what a broken turn had sent", "replication_pipeline/postgres/outbox.py",
+        "            self._overtake(connection)\n", "            self._lost = None\n",
+        (INTEGRATION + "test_publisher_postgres_faults.py",),
+    ),
     # --- applying
     Mutant(
         "decided without tombstones", APPLY_SQL,
