@@ -151,7 +151,7 @@ MUTANTS: Final = (
         (PUBLISH + "::test_shards_are_shared_and_locked", INTEGRATION + "test_publishers_together.py"),
     ),
     Mutant(
-        "a turn goes on with what was committed since it began", "replication_pipeline/postgres/outbox.py",
+        "a turn goes on with what was committed since", "replication_pipeline/postgres/outbox.py",
         "self._seen if self._raised else None", "None",
         (PUBLISH + "::test_an_event_that_is_committed_late_is_not_overtaken_within_a_turn",),
     ),
