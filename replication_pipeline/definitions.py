@@ -31,6 +31,7 @@ from replication_pipeline.defs.parked import parked_asset, parked_job
 from replication_pipeline.defs.resources import AlertsResource, KafkaResource, PostgresResource
 from replication_pipeline.defs.sensors import apply_sensor, publish_sensor
 from replication_pipeline.defs.snapshot import snapshot_job
+from replication_pipeline.defs.traced import trace_job
 from replication_pipeline.defs.watched import contour_checks
 from replication_pipeline.defs.windows import window_jobs
 from replication_pipeline.settings import Settings, load_settings
@@ -58,6 +59,7 @@ def build(settings: Settings, since: datetime | None = None) -> dg.Definitions:
             cleanup,
             *form_jobs(settings),
             snapshot_job(settings),
+            trace_job(settings),
             *compare_jobs(settings),
             parked_job(settings),
         ],

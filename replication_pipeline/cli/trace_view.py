@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from replication_pipeline.cli.common import printable
-from replication_pipeline.domain.story import Event, Trail
-from replication_pipeline.domain.storytelling import written
+from replication_pipeline.domain.story import Event
+from replication_pipeline.domain.storytelling import standing
 from replication_pipeline.tracing import Story
 
 
@@ -77,25 +77,9 @@ def _tell_of_search(console: Console, story: Story) -> None:
 def _now(story: Story) -> Table:
     table = _grid()
     for trail in story.trails:
-        cells = (trail.contour, _state(trail, story), trail.values or "")
+        cells = (trail.contour, standing(trail, story.names), trail.values or "")
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
-
-
-def _state(trail: Trail, story: Story) -> str:
-    parts = []
-    if trail.version is not None:
-        parts.append(f"row: {written(trail.version, story.names)}, version {trail.version}")
-    elif trail.buried is not None:
-        version = trail.buried[0]
-        parts.append(f"deleted: {written(version, story.names)}, version {version}")
-    elif trail.displaced is not None:
-        parts.append("no row: it gave way to another one")
-    else:
-        parts.append("no row")
-    if trail.parked:
-        parts.append(f"{len(trail.parked)} parked")
-    return "; ".join(parts)
 
 
 def _timeline(story: Story) -> Table:

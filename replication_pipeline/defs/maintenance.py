@@ -11,47 +11,105 @@ from datetime import timedelta
 from typing import Any, Final
 
 import dagster as dg
+from pydantic import Field
 
 from replication_pipeline import logs
 from replication_pipeline.defs import purge, purge_events
 from replication_pipeline.defs.assets import all_keys
 from replication_pipeline.defs.lanes import CONTOUR_TAG, MAX_RUNTIME_TAG
 from replication_pipeline.defs.resources import PostgresResource
-from replication_pipeline.domain.errors import ConfigurationError, ReplicationError
+from replication_pipeline.defs.running import orderly, table
+from replication_pipeline.domain.errors import ConfigurationError
+from replication_pipeline.inputs import duration
 from replication_pipeline.settings import Settings
 
 LOCATION_TAG: Final = "dagster/code_location"  # put by Dagster on runs from the UI and sensors
 LONGEST_RUN: Final = timedelta(hours=1)
 
 
+AGE: Final = "Such as 12h or 3d. Empty: as the configuration says."
+
+
+class CleanupConfig(dg.Config):
+    """What is old, for this run alone: what has been there for longer is deleted."""
+
+    published: str | None = Field(default=None, description=f"Published queue rows. {AGE}")
+    processed_events: str | None = Field(
+        default=None,
+        description=f"Ids of applied events; longer than Kafka keeps the events. {AGE}",
+    )
+    conflicts: str | None = Field(default=None, description=f"Recorded conflicts. {AGE}")
+    tombstones: str | None = Field(
+        default=None,
+        description="Deletes, of those that every contour knows; longer than Kafka keeps the events. "
+        + AGE,
+    )
+
+
+class PurgeConfig(dg.Config):
+    """What is old in Dagster's history of this contour, for this run alone."""
+
+    dagster_runs: str | None = Field(
+        default=None, description=f"Finished runs, and events without a run. {AGE}"
+    )
+
+
 @dg.op(
     description="Deletes published queue rows, ids of applied events, conflicts and tombstones "
     "that are older than the configuration keeps them. Nothing that still waits is deleted."
 )
-def clean_up_contour(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+def clean_up_contour(
+    context: dg.OpExecutionContext, config: CleanupConfig, postgres: PostgresResource
+) -> None:
     """The contour's own retention."""
     from dataclasses import asdict
 
     from replication_pipeline.postgres.cleanup import clean_up
 
     settings = postgres.settings()
-    logs.configure(settings.logging, contour=settings.contour.name)
-    try:
+    with orderly(context, settings):
+        settings = keeping(settings, config)
         with postgres.connection() as connection:
             deleted = clean_up(connection, settings)
-    except ReplicationError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
-    context.add_output_metadata(asdict(deleted))
+        kept = settings.cleanup
+        rows = [
+            ("published queue rows", _text(kept.published), deleted.published),
+            ("ids of applied events", _text(kept.processed_events), deleted.processed_events),
+            ("conflicts", _text(kept.conflicts), deleted.conflicts),
+            ("deletes that every contour knows", _text(kept.tombstones), deleted.tombstones),
+            ("workers that have ended, added up", "", deleted.workers),
+        ]
+        context.add_output_metadata(
+            {"removed": table(("", "older than", "rows"), rows)} | asdict(deleted)
+        )
     logs.get_logger("cleanup").info("contour cleaned up", **asdict(deleted))
+
+
+def keeping(settings: Settings, config: CleanupConfig | PurgeConfig) -> Settings:
+    """``settings`` with the ages that the form gives. ``ConfigurationError`` for what is none."""
+    ages = {
+        name: duration(text, name) for name, text in config.model_dump().items() if text is not None
+    }
+    return settings.model_copy(update={"cleanup": settings.cleanup.model_copy(update=ages)})
+
+
+def _text(age: timedelta) -> str:
+    return str(age).removesuffix(", 0:00:00")
 
 
 @dg.op(
     description="Deletes finished Dagster runs of this contour, results of its checks and other events "
     "without a run, that are older than cleanup.dagster_runs. At most a few hundred runs at a time."
 )
-def purge_dagster_history(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+def purge_dagster_history(
+    context: dg.OpExecutionContext, config: PurgeConfig, postgres: PostgresResource
+) -> None:
     """Dagster's retention for this contour."""
     settings = postgres.settings()
+    try:
+        settings = keeping(settings, config)
+    except ConfigurationError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
     contour, keep = settings.contour.name, settings.cleanup.dagster_runs
     logs.configure(settings.logging, contour=contour)
     # Checks that were executed from the UI carry no tag of ours, but that of the code location.
@@ -70,7 +128,8 @@ def purge_dagster_history(context: dg.OpExecutionContext, postgres: PostgresReso
             older_than=max(keep, settings.cleanup.published + timedelta(days=2)),
         ),
     }
-    context.add_output_metadata(deleted)
+    rows = [(name.replace("_", " "), count) for name, count in deleted.items()]
+    context.add_output_metadata({"removed": table(("", "removed"), rows)} | deleted)
     logs.get_logger("cleanup").info("Dagster history purged", **deleted)
 
 

@@ -42,6 +42,23 @@ def decision(event: Event, trail: Trail, names: Mapping[int, str]) -> str:
     return _not_dealt_with(event, trail, names)
 
 
+def standing(trail: Trail, names: Mapping[int, str]) -> str:
+    """What ``trail``'s contour has of the row now."""
+    parts = []
+    if trail.version is not None:
+        parts.append(f"row: {written(trail.version, names)}, version {trail.version}")
+    elif trail.buried is not None:
+        version = trail.buried[0]
+        parts.append(f"deleted: {written(version, names)}, version {version}")
+    elif trail.displaced is not None:
+        parts.append("no row: it gave way to another one")
+    else:
+        parts.append("no row")
+    if trail.parked:
+        parts.append(f"{len(trail.parked)} parked")
+    return "; ".join(parts)
+
+
 def _recorded(event: Event, trail: Trail, names: Mapping[int, str]) -> str | None:
     """What is on record about the event itself."""
     for parked in trail.parked:

@@ -124,7 +124,7 @@ def console(
             folder / "site",
             postgres,
             contour.settings,
-            database="dagster_console",
+            database="dagster_browser",
             webserver=True,
             monitoring={
                 "lag_warning": "1s",

@@ -320,6 +320,23 @@ def test_jobs_from_their_forms(users: list[Contour], console: Console) -> None:
     assert "| 1 | users | b | 3 |" in shown(loaded, "past_snapshots")
     refused = console.run("snapshot", "load_table", table="nothing")
     assert "table nothing is not set up" in said(refused)
+    traced = console.run("trace", "trace_row", table="users", record_key="2")
+    assert traced.success
+    assert "| a | row: " in shown(traced, "now")
+    assert "its own write" in shown(traced, "what_became_of_each_event")
+    unknown = console.run("trace", "trace_row", table="users", record_key="77")
+    assert "was never seen" in said(unknown)
+    assert "which row?" in said(console.run("trace", "trace_row", table="users", record_key=""))
+    a.publish()
+    a.run("update replication_queue set published_at = now() - interval '2 hours' where published")
+    kept = console.run("cleanup", "clean_up_contour", published="3h")
+    assert "| published queue rows | 3:00:00 | 0 |" in shown(kept, "removed")
+    cleaned = console.run("cleanup", "clean_up_contour", published="1h")
+    assert "| published queue rows | 1:00:00 | 3 |" in shown(cleaned, "removed")
+    assert a.value("select count(*) from replication_queue where published") == 0
+    assert "is no length of time" in said(
+        console.run("cleanup", "clean_up_contour", published="soon")
+    )
     well = console.run("doctor", "examine_contour")
     assert well.success
     assert "✓" in shown(well, "findings")
