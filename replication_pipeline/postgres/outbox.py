@@ -8,10 +8,6 @@ remembered, which spare the claims dead index entries.
 The first claim of a turn takes the shards; the next ones go on behind it in the same transaction, so
 that rows can be claimed and encoded while Kafka still has to acknowledge those before.
 
-A turn whose connection breaks has lost its locks, and others publish its keys at once, while what it
-had sent may still be on its way to Kafka and come to stand behind newer events. So the next claim
-first sees to it that what was published of each such key since then is sent once more (``_Lost``).
-
 Marks are committed without waiting for the disk: a mark that a crash of the server takes back means
 that its event is published once more, like after any other fault.
 """
@@ -44,6 +40,7 @@ from replication_pipeline.domain.model import (
 )
 from replication_pipeline.engine.failpoints import armed, failpoint
 from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.broken_turns import BrokenTurns
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.event_heads import head_of_removed, read_heads
 from replication_pipeline.postgres.failures import translating
@@ -59,7 +56,6 @@ PATIENCE: Final = 1.0  # seconds that such looks may be late, so that they come 
 LOOKING_SHARE: Final = 0.05  # of the time, at most, may go into looking at held rows
 CLAIM_BYTES: Final = 8 * 2**20  # of a batch's events; one event at least
 LARGE: Final = 8192  # bytes as stored, above which an event is read by itself
-CLOCKS_MAY_STEP: Final = 5.0  # seconds
 SQL: Final = queries.load("outbox")
 # Without sorting, the partitions of the queue are merged by their indexes.
 PINNED: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_sort")
@@ -97,9 +93,7 @@ class PostgresOutbox:
     _raised: bool = False  # whether ``_reached`` is above what may still be committed
     _unmarked: Sequence[ClaimedEvent] = ()  # Kafka has them, and the next message marks them
     _short: ShortTurns | None = None
-    _claimed: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # in this turn
-    _began: float = field(default=0.0)  # this turn, by the server's clock
-    _lost: _Lost | None = None
+    _broken: BrokenTurns = field(default_factory=BrokenTurns)
 
     def __post_init__(self) -> None:
         self._counting = self.lane
@@ -118,7 +112,7 @@ class PostgresOutbox:
             connection = self._connection()
             if self._reached:
                 return self.request(limit)()
-            self._overtake(connection)
+            self._broken.overtake(connection)
             self._look_after(connection, PATIENCE)
             if not self._anything_to_do(connection):
                 self._look_after(connection, 0.0)  # nobody waits for this meanwhile
@@ -200,7 +194,7 @@ class PostgresOutbox:
             if self._short is not None:
                 unmarked, self._unmarked = self._unmarked, ()
                 self._short.finish(_places(unmarked), self._counting, batches)
-                self._claimed = []
+                self._broken.end()
                 return
             if batches:
                 connection.execute(
@@ -217,7 +211,7 @@ class PostgresOutbox:
                 )
             failpoint("counted")
             connection.commit()
-            self._claimed = []
+            self._broken.end()
             failpoint("committed")
 
     def anything_held(self) -> bool:
@@ -233,9 +227,10 @@ class PostgresOutbox:
         """Drop the connection: the server rolls back, every claimed row is free again. What was
         ``sent`` of them is in Kafka now, or won't come there.
         """
-        if sent and self._claimed:
-            self._lost = _Lost.of(self._claimed, self._began, self._lost)
-        self._reached, self._unmarked, self._claimed = {}, (), []
+        if sent:
+            self._broken.lost()
+        self._broken.end()
+        self._reached, self._unmarked = {}, ()
         self._session.drop()
 
     def close(self) -> None:
@@ -253,7 +248,7 @@ class PostgresOutbox:
     def _connection(self) -> psycopg.Connection:
         connection, new = self._session.connection()
         if new:
-            self._reached, self._unmarked, self._claimed = {}, (), []
+            self._reached, self._unmarked = {}, ()
             self._next_heartbeat = self._next_look = self._next_due = 0.0
             self._low_water = LowWater(SQL, tuple(range(SHARDS)))
             # Text goes from PostgreSQL to librdkafka as bytes, never decoded on the way.
@@ -312,7 +307,7 @@ class PostgresOutbox:
     def _claim_first(self, connection: psycopg.Connection, limit: int, part: Part) -> Claim | None:
         """Begin a turn: at once where little is expected, else in steps."""
         self._rotation = (self._rotation + 1) % SHARDS  # another shard goes first each time
-        self._began = time.time() + self._clock
+        self._broken.begin(self._clock)
         if self._short is None or self._due or limit > self.settings.publisher.batch_size:
             self._lock_shards(connection, part)
             failpoint("shards_locked")
@@ -331,15 +326,6 @@ class PostgresOutbox:
         self._reached = {shard: floors[shard] for shard in shards}
         self._in_hand, self._raised = [], False
         return self._take(connection, rows, asked)
-
-    def _overtake(self, connection: psycopg.Connection) -> None:
-        """See to it that nothing which a broken turn had sent stays the last of its key in Kafka."""
-        if self._lost is None:
-            return
-        with connection.transaction():
-            connection.execute(SQL["lock_these_shards"], {"shards": self._lost.shards})
-            connection.execute(SQL["send_later_again"], self._lost.parameters())
-        self._lost = None
 
     def _asking(self, limit: int, shards: int) -> _Asked:
         return _Asked(
@@ -394,7 +380,7 @@ class PostgresOutbox:
             for event in kept
             if not event.fenced
         ]
-        self._claimed += map(attrgetter("table", "key", "id", "shard"), events)
+        self._broken.claimed(events)
         return Claim(
             events=events,
             fenced=[event for event in kept if event.fenced],
@@ -456,34 +442,6 @@ class _Asked:
     each: int
     at: float
     send_by: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    """What broken turns may have sent: by key the oldest id. ``since``: the first of them began."""
-
-    oldest: Mapping[tuple[str, bytes], int]
-    shards: list[int]
-    since: float
-
-    @classmethod
-    def of(
-        cls, claimed: Sequence[tuple[str, bytes, int, int]], began: float, before: _Lost | None
-    ) -> _Lost:
-        oldest = dict(before.oldest) if before else {}
-        shards = set(before.shards if before else ())
-        for table, key, id_, shard in claimed:
-            oldest[table, key] = min(id_, oldest.get((table, key), id_))
-            shards.add(shard)
-        return cls(oldest, sorted(shards), min(began, before.since) if before else began)
-
-    def parameters(self) -> Mapping[str, object]:
-        return {
-            "tables": [table for table, _ in self.oldest],
-            "keys": [key.decode() for _, key in self.oldest],
-            "ids": list(self.oldest.values()),
-            "since": self.since - CLOCKS_MAY_STEP,
-        }
 
 
 def within(rows: list[ClaimedEvent]) -> tuple[list[ClaimedEvent], bool]:

@@ -1,0 +1,72 @@
+"""What a broken turn had sent does not stay the last of its keys in Kafka.
+
+A turn whose connection breaks has lost its locks, and others publish its keys at once, while what it
+had sent may still be on its way and come to stand behind newer events. Once that has landed, or can't
+any more, all events of these keys that were published since then wait once more, so that the last
+occurrences ascend again. It is known only here, so it ends with the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
+
+import psycopg
+
+from replication_pipeline.domain.model import ClaimedEvent
+from replication_pipeline.postgres import queries
+
+SQL: Final = queries.load("outbox")
+CLOCKS_MAY_STEP: Final = 5.0  # seconds
+_told = attrgetter("table", "key", "id", "shard")
+
+
+@dataclass(slots=True)
+class BrokenTurns:
+    """Of one lane. Times are seconds since 1970 by the server's clock."""
+
+    _claimed: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # in this turn
+    _began: float = 0.0  # this turn
+    _oldest: dict[tuple[str, bytes], int] = field(default_factory=dict)  # id that was lost, by key
+    _shards: set[int] = field(default_factory=set)
+    _since: float = 0.0  # the first of the broken turns
+
+    def begin(self, ahead: float) -> None:
+        """A turn begins; the server's clock is so much ahead."""
+        self._began = time.time() + ahead
+
+    def claimed(self, events: Sequence[ClaimedEvent]) -> None:
+        """The turn may send these."""
+        self._claimed += map(_told, events)
+
+    def end(self) -> None:
+        """The turn is committed, or nothing of it was sent."""
+        self._claimed = []
+
+    def lost(self) -> None:
+        """The turn is broken; what it had sent has landed, or won't any more."""
+        for table, key, id_, shard in self._claimed:
+            self._oldest[table, key] = min(id_, self._oldest.get((table, key), id_))
+            self._shards.add(shard)
+            self._since = min(self._began, self._since) if self._since else self._began
+        self._claimed = []
+
+    def overtake(self, connection: psycopg.Connection) -> None:
+        """What was published of the lost keys since waits once more; in a transaction of its own."""
+        if not self._oldest:
+            return
+        with connection.transaction():
+            connection.execute(SQL["lock_these_shards"], {"shards": sorted(self._shards)})
+            connection.execute(SQL["send_later_again"], self._parameters())
+        self._oldest, self._shards, self._since = {}, set(), 0.0
+
+    def _parameters(self) -> Mapping[str, object]:
+        return {
+            "tables": [table for table, _ in self._oldest],
+            "keys": [key.decode() for _, key in self._oldest],
+            "ids": list(self._oldest.values()),
+            "since": self._since - CLOCKS_MAY_STEP,
+        }
