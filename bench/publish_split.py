@@ -156,6 +156,12 @@ class MeteredOutbox:
     def anything_held(self) -> bool:
         return self.outbox.anything_held()
 
+    def to_overtake(self) -> Sequence[ClaimedEvent]:
+        return self.outbox.to_overtake()
+
+    def overtaken(self) -> None:
+        self.outbox.overtaken()
+
     def abandon(self, *, sent: bool = False) -> None:
         self.outbox.abandon(sent=sent)
 

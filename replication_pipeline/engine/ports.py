@@ -55,6 +55,14 @@ class Outbox(Protocol):
         did not get. Not within a turn.
         """
 
+    def to_overtake(self) -> Sequence[ClaimedEvent]:
+        """Events that Kafka has, but perhaps before what a broken turn had sent: to be sent again.
+        Until ``overtaken`` nobody publishes their keys.
+        """
+
+    def overtaken(self) -> None:
+        """They are acknowledged."""
+
     def abandon(self, *, sent: bool = False) -> None:
         """Roll back; every claimed row is as it was. Never raises. ``sent``: some of the claimed events
         may be in Kafka by now, though none is on its way any more.

@@ -10,7 +10,8 @@ Invariants:
 * a row is marked only after its own delivery report said that Kafka has it;
 * within a key, no row is marked while an earlier one was refused, so that the *last* occurrences of
   a key's events in Kafka stand in the order of the queue;
-* what a broken turn had sent has landed before its keys are claimed here again;
+* what a broken turn had sent has landed before its keys are claimed here again, and whatever others
+  have published of them meanwhile is sent behind it;
 * after any other failure only batches that were acknowledged whole are committed; all other rows are
   as they were, and claimed again.
 """
@@ -67,6 +68,9 @@ class PublishCycle:
         started = time.perf_counter()
         self.backlog = False
         try:
+            if late := self.outbox.to_overtake():
+                self.producer.send(late, self.stop).wait(self.stop)
+                self.outbox.overtaken()
             claim = self.outbox.claim(self._limit, part)
             if claim is None:
                 self._limit = self.batch_size

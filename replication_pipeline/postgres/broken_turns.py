@@ -2,14 +2,16 @@
 
 A turn whose connection breaks has lost its locks, and others publish its keys at once, while what it
 had sent may still be on its way and come to stand behind newer events. Once that has landed, or can't
-any more, all events of these keys that were published since then wait once more, so that the last
-occurrences ascend again. It is known only here, so it ends with the process.
+any more, whatever was published of these keys since is sent once more, under the shards' locks, so that
+the last occurrences ascend again. Nothing is written: rows stay published, and are not counted twice.
+
+It is known only here, so it ends with the process.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
@@ -34,6 +36,9 @@ class BrokenTurns:
     _shards: set[int] = field(default_factory=set)
     _since: float = 0.0  # the first of the broken turns
 
+    def __bool__(self) -> bool:
+        return bool(self._oldest)
+
     def begin(self, ahead: float) -> None:
         """A turn begins; the server's clock is so much ahead."""
         self._began = time.time() + ahead
@@ -54,19 +59,25 @@ class BrokenTurns:
             self._since = min(self._began, self._since) if self._since else self._began
         self._claimed = []
 
-    def overtake(self, connection: psycopg.Connection) -> None:
-        """What was published of the lost keys since waits once more; in a transaction of its own."""
-        if not self._oldest:
-            return
-        with connection.transaction():
-            connection.execute(SQL["lock_these_shards"], {"shards": sorted(self._shards)})
-            connection.execute(SQL["send_later_again"], self._parameters())
+    def published_later(
+        self, connection: psycopg.Connection, cursor: psycopg.Cursor[ClaimedEvent], heads: str
+    ) -> list[ClaimedEvent]:
+        """In the transaction that is open: the events to be sent again, in their order. Their shards
+        are locked until it ends.
+        """
+        connection.execute(SQL["lock_these_shards"], {"shards": sorted(self._shards)})
+        cursor.execute(SQL["published_later"], self._parameters() | {"heads": heads})
+        return cursor.fetchall()
+
+    def overtaken(self) -> None:
+        """Those events are in Kafka again."""
         self._oldest, self._shards, self._since = {}, set(), 0.0
 
-    def _parameters(self) -> Mapping[str, object]:
+    def _parameters(self) -> dict[str, object]:
         return {
             "tables": [table for table, _ in self._oldest],
             "keys": [key.decode() for _, key in self._oldest],
             "ids": list(self._oldest.values()),
             "since": self._since - CLOCKS_MAY_STEP,
+            "sent": int(time.time() * 1000),
         }

@@ -112,7 +112,6 @@ class PostgresOutbox:
             connection = self._connection()
             if self._reached:
                 return self.request(limit)()
-            self._broken.overtake(connection)
             self._look_after(connection, PATIENCE)
             if not self._anything_to_do(connection):
                 self._look_after(connection, 0.0)  # nobody waits for this meanwhile
@@ -123,6 +122,28 @@ class PostgresOutbox:
                 connection.commit()  # what was released stays so
             failpoint("claimed")
             return claim
+
+    def to_overtake(self) -> list[ClaimedEvent]:
+        """What was published of keys that broken turns had sent something of, to be sent once more. If
+        there is any, its shards are locked until ``overtaken``.
+        """
+        if not self._broken:
+            return []
+        with self._translating("reading what is to be sent again"):
+            connection = self._connection()
+            self._learn_heads(connection)
+            connection.execute("begin")
+            cursor = connection.cursor(binary=True, row_factory=_claimed)
+            events = self._broken.published_later(connection, cursor, self._heads_as_json)
+            if not events:
+                self.overtaken()
+            return events
+
+    def overtaken(self) -> None:
+        """They are in Kafka."""
+        with self._translating("committing a batch"):
+            self._connection().commit()
+            self._broken.overtaken()
 
     def request(self, limit: int) -> Callable[[], Claim | None]:
         """Within a turn, a claim in two steps: the server's part now, the rest when the result is

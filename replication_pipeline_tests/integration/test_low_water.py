@@ -280,7 +280,15 @@ def _buffers(outbox: PostgresOutbox, floors: list[int]) -> int:
         ("anything_waiting", {}),
         (
             "claim",
-            {"limit": 500, "each": 500, "large": LARGE, "in_hand": [], "heads": "{}", "sent": 0},
+            {
+                "limit": 500,
+                "each": 500,
+                "large": LARGE,
+                "in_hand": [],
+                "seen": None,
+                "heads": "{}",
+                "sent": 0,
+            },
         ),
     ):
         for _ in range(2):

@@ -156,8 +156,8 @@ MUTANTS: Final = (
         (PUBLISH + "::test_an_event_that_is_committed_late_is_not_overtaken_within_a_turn",),
     ),
     Mutant(
-        "nothing overtakes what a broken turn had sent", "replication_pipeline/postgres/outbox.py",
-        "            self._broken.overtake(connection)\n", "",
+        "nothing overtakes what a broken turn had sent", "replication_pipeline/engine/publish.py",
+        "if late := self.outbox.to_overtake():", "if late := self.outbox.to_overtake() and ():",
         (INTEGRATION + "test_publisher_postgres_faults.py",),
     ),
     # --- applying

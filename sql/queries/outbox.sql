@@ -70,13 +70,21 @@ select shard, pg_current_snapshot()::text::varchar from replication.publish_shar
 -- Waits for whoever publishes from them, so that all that was sent before is committed.
 select from replication.publish_shards where shard = any(%(shards)s::smallint[]) order by shard for update
 
--- name: send_later_again
--- Of each key, the events that were published since %(since)s and come after the id given with the key: they wait again.
--- Under `lock_these_shards`. Index: replication_queue_published (BRIN).
-update replication.replication_queue q set published = false, published_at = null
-  from unnest(%(tables)s::text[], %(keys)s::text[], %(ids)s::bigint[]) as l(table_name, record_key, id)
- where q.table_name = l.table_name and q.record_key = l.record_key and q.id > l.id
-   and q.published and q.published_at >= to_timestamp(%(since)s)
+-- name: published_later
+-- Of each key, the events that were published since %(since)s and come after the id given with the key, as `claim` has
+-- them. Under `lock_these_shards`, so nothing newer is sent before they are. Index: replication_queue_published (BRIN).
+select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar, q.record_key,
+       (date_part('epoch', q.created_at) * 1000000)::bigint, false,
+       coalesce(pg_column_size(q.payload), 0) + coalesce(pg_column_size(q.before), 0),
+       replication.event_value(q.operation, q.record_key, q.before, q.payload,
+                               %(heads)s::jsonb ->> q.table_name, q.txid, q.created_at, q.event_id,
+                               q.version, q.base_version, q.shape, q.merge, q.snapshot_to, %(sent)s)
+  from replication.replication_queue q
+  join unnest(%(tables)s::text[], %(keys)s::text[], %(ids)s::bigint[]) as l(table_name, record_key, id)
+    on q.table_name = l.table_name and q.record_key = l.record_key and q.id > l.id
+ where q.published and q.published_at >= to_timestamp(%(since)s)
+   and %(heads)s::jsonb ? q.table_name
+ order by q.id
 
 -- name: prepare_lock
 -- `lock_shards`, and the shards that it got noted for `claim_noted`, each with the floor (one for each shard, in
