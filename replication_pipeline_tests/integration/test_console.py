@@ -196,7 +196,9 @@ def test_hours_turn_red_while_events_stall_and_green_when_they_are_out(
     colours = console.colours(hour)
     assert colours.pop(key_of(THEN)) == colours.pop(key_of(SINCE)) == "FAILED"
     assert set(colours.values()) == {"MATERIALIZED"}
-    assert key_of(datetime.now(UTC).replace(minute=0)) not in colours, "the hour that runs is neither"
+    assert key_of(datetime.now(UTC).replace(minute=0)) not in colours, (
+        "the hour that runs is neither"
+    )
     again = console.tick(first.cursor)
     assert again.runs == [], "what is red is told once"
     assert not [e for e in again.data.asset_events if e.asset_key == hour]
