@@ -22,7 +22,7 @@ from replication_pipeline_tests.integration.history import (
     setup,
 )
 from replication_pipeline_tests.integration.outbox import drain, publisher
-from replication_pipeline_tests.publishing import with_settings
+from replication_pipeline_tests.publishing import until, with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -327,6 +327,9 @@ def as_publisher(items: Contour) -> Iterator[Settings]:
             kafka={"bootstrap_servers": "unused:1"},
         )
     finally:
+        # A session takes its temporary functions with it only when its server process has ended.
+        sessions = "select count(*) from pg_stat_activity where usename = %s"
+        until(lambda: items.value(sessions, RING_PUBLISHER) == 0, "its sessions to end")
         items.run(f"drop role {RING_PUBLISHER}")
 
 
