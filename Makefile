@@ -30,7 +30,7 @@ demo: $(STAMP)  ## Two contours, Kafka and the Dagster UI on this machine (ARGS=
 	@exec $(BIN)/replication-pipeline demo $(ARGS)
 
 test: $(STAMP)  ## The whole suite on real servers, in WORKERS processes, each with servers of its own
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: $(STAMP)  ## The tests that need no server
 	$(BIN)/pytest -m unit $(ARGS)

@@ -1,10 +1,11 @@
 """Scenario ``handover``: how long publishing pauses when one window follows another.
 
 A row is written 50 times a second while windows come and go under Dagster's daemon; each row's
-``published_at`` tells when it had left. ``change`` is the time from the start of a window's process to
-three seconds after the end of the one before it; ``between`` is all other time, with the same writer
-on the same machine. Windows are short, so that there are many changes; they overlap for half of their
-time, those of ten minutes for 40 s.
+``published_at`` tells when it had left. A pause is a time in which something was committed and nothing
+was published; while the disk keeps the writer waiting there is none. ``change`` is the time from the
+start of a window's process to three seconds after the end of the one before it; ``between`` is all
+other time, with the same writer on the same machine. Windows are short, so that there are many
+changes; they overlap for half of their time, those of ten minutes for 40 s.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bench.broker import running_broker, topics_for
 from bench.contestants.ours import Ours
 from bench.database import copy_of, make_template
 from bench.results import Recorder, Result, recorder
-from bench.site import PUBLISHED, Run, paced_writer, pauses, site
+from bench.site import PUBLISHED, Run, paced_writer, site, waits
 from replication_pipeline.domain.model import percentile
 from replication_pipeline.embedded import EmbeddedPostgres
 
@@ -83,16 +84,17 @@ class Handover:
             with psycopg.connect(dsn) as connection:
                 rows = connection.execute(PUBLISHED).fetchall()
         changes = changes_of(runs)
-        at_change = [pause for pause in pauses([p for p, _ in rows]) if within(pause[0], changes)]
+        paused = waits([(p, writer.committed[n]) for p, _, n in rows if n in writer.committed])
+        at_change = [pause for pause in paused if within(pause[0], changes)]
         for number, change in enumerate(changes, start=1):
             mine = [length for at, length in at_change if within(at, [change])]
             results.add("change", "longest pause", max(mine) * 1000, "ms", run=number)
-            late = [(p - c) * 1000 for p, c in rows if within(p, [change])]
+            late = [(p - c) * 1000 for p, c, _ in rows if within(p, [change])]
             add_lags(results, "change", late, number)
-        others = [(p, c) for p, c in rows if p > began and not within(p, changes)]
+        others = [(p, c) for p, c, _ in rows if p > began and not within(p, changes)]
         quiet = [
             length
-            for at, length in pauses([p for p, _ in rows])
+            for at, length in paused
             if at > began and not within(at, changes) and not within(at + length, changes)
         ]
         results.add("between", "longest pause", max(quiet) * 1000, "ms", run=1)

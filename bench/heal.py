@@ -100,5 +100,5 @@ def healed(dagster: Site, killed: float) -> bool:
 def longest_pause(dsn: str, since: float) -> float:
     """Seconds without a published row, from just before ``since`` on."""
     with psycopg.connect(dsn) as connection:
-        moments = [published for published, _ in connection.execute(PUBLISHED)]
+        moments = [published for published, *_ in connection.execute(PUBLISHED)]
     return max(length for at, length in pauses(moments) if at + length > since)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -236,23 +237,34 @@ def site(
         state.release()
 
 
-def paced_writer(dsn: str, rate: float, over: threading.Event) -> threading.Thread:
-    """A row each ``1 / rate`` seconds until ``over``, in a thread that is started."""
+class PacedWriter(threading.Thread):
+    """A row each ``1 / rate`` seconds until ``over``. ``committed``: when, by id."""
 
-    def write() -> None:
-        with psycopg.connect(dsn, autocommit=True) as application:
+    def __init__(self, dsn: str, rate: float, over: threading.Event) -> None:
+        super().__init__(name="writer")
+        self.committed: dict[int, float] = {}
+        self._dsn, self._rate, self._over = dsn, rate, over
+
+    def run(self) -> None:
+        """Write."""
+        with psycopg.connect(self._dsn, autocommit=True) as application:
             number, began = 0, time.monotonic()
-            while not over.wait(max(0.0, began + number / rate - time.monotonic())):
+            while not self._over.wait(max(0.0, began + number / self._rate - time.monotonic())):
                 number += 1
                 application.execute("insert into users (id) values (%s)", [number])
+                self.committed[number] = time.time()
 
-    writer = threading.Thread(target=write, name="writer")
+
+def paced_writer(dsn: str, rate: float, over: threading.Event) -> PacedWriter:
+    """The writer, started."""
+    writer = PacedWriter(dsn, rate, over)
     writer.start()
     return writer
 
 
 PUBLISHED: Final = """
-select extract(epoch from published_at)::float8, extract(epoch from created_at)::float8
+select extract(epoch from published_at)::float8, extract(epoch from created_at)::float8,
+       (record_key::json ->> 'id')::integer
   from replication.replication_queue where published order by published_at
 """
 
@@ -260,3 +272,17 @@ select extract(epoch from published_at)::float8, extract(epoch from created_at):
 def pauses(moments: list[float]) -> list[tuple[float, float]]:
     """When each pause between two neighbours began, and how long it was."""
     return [(one, other - one) for one, other in itertools.pairwise(moments)]
+
+
+def waits(published: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """When each time began in which something was committed and nothing was published, and how long it
+    was. ``published``: of each row, when it was published, and when its writer knew of its commit.
+    """
+    found: list[tuple[float, float]] = []
+    oldest, after = math.inf, math.inf
+    for at, committed in sorted(published, reverse=True):
+        if after < math.inf:
+            began = max(at, oldest)
+            found.append((began, max(0.0, after - began)))
+        oldest, after = min(oldest, committed), at
+    return found[::-1]

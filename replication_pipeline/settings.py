@@ -645,6 +645,12 @@ class Settings(BaseSettings):
             topic_for(table, prefix=self.kafka.topic_prefix)
         return self
 
+    def of_other_contour(self, name: str) -> Settings:
+        """To connect to the database of ``compare.contours.{name}``; this one's, if it isn't there."""
+        contour = self.contour.model_copy(update={"name": name})
+        postgres = self.compare.contours.get(name, self.postgres)
+        return self.model_copy(update={"postgres": postgres, "contour": contour})
+
     @classmethod
     def settings_customise_sources(
         cls,

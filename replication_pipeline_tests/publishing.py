@@ -29,6 +29,20 @@ def until(condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -
     wait_until(condition, timeout=timeout, what=what)
 
 
+def park_by_hand(contour: Contour, number: int, reason: str) -> None:
+    """A new row of ``users`` whose event was parked two hours ago. What Kafka had against it is gone
+    by now: the next attempt succeeds.
+    """
+    with contour.session() as session:  # one transaction: no window sees it before it is parked
+        session.execute("set search_path = public, replication")
+        session.execute("insert into users (id) values (%s)", [number])
+        session.execute(
+            "update replication_queue set held = true, attempts = 5, parked_at = now(), "
+            "created_at = now() - interval '2 hours', last_error = %s where record_key = %s",
+            [f"{reason}: by hand", f'{{"id":{number}}}'],
+        )
+
+
 def with_settings(settings: Settings, **sections: dict[str, Any]) -> Settings:
     """``settings`` with some values changed: ``kafka={"delivery_timeout": …}``."""
     return settings.model_copy(

@@ -1566,25 +1566,19 @@ ALTER FUNCTION replication.renew_rows(of_table integer, leaves oid[], places tid
 CREATE FUNCTION replication.resend_deletes(of_table integer, keys text[], versions bigint[]) RETURNS text[]
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
+    AS $$
 declare
-  t constant replication.replicated_tables := replication.current_table(of_table);
-  c constant replication.contour := (select c from replication.contour c);
   found_keys text[];
-  found_versions bigint[];
+  tombstones text[];
 begin
-  select array_agg(w.key), array_agg(w.version) into found_keys, found_versions
+  select array_agg(w.key), array_agg(s.record_key) into found_keys, tombstones
     from unnest(keys, versions) as w(key, version)
     join replication.replication_tombstones s
-      on s.table_name = t.table_name and s.record_key = replication.tombstone_key(w.key) and s.version = w.version;
-  execute replication.queue_insert(t, $sql$(
-  select nextval('replication.replication_queue_id_seq') as __id, w.key as __key, null::json as __payload,
-         null::json as __before, w.version as __version, null::bigint as __base, 'DELETE' as __operation
-    from unnest($3, $4) as w(key, version)) __e$sql$, false, false, '$1', '$2', '''*''')
-    using to_hex(replication.clock() >> 4) || replication.event_origin(c),
-          pg_current_xact_id()::text::bigint, found_keys, found_versions;
+      on s.table_name = (replication.current_table(of_table)).table_name
+     and s.record_key = replication.tombstone_key(w.key) and s.version = w.version;
+  perform from replication.snapshot_deletes(of_table, tombstones, null);
   return coalesce(found_keys, '{}');
-end $_$;
+end $$;
 ALTER FUNCTION replication.resend_deletes(of_table integer, keys text[], versions bigint[]) OWNER TO replication_owner;
 CREATE FUNCTION replication.resend_rows(of_table integer, leaves oid[], places tid[], above bigint[]) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1593,47 +1587,43 @@ CREATE FUNCTION replication.resend_rows(of_table integer, leaves oid[], places t
 declare
   t constant replication.replicated_tables := replication.current_table(of_table);
   c constant replication.contour := (select c from replication.contour c);
-  seed constant text := to_hex(replication.clock() >> 4) || replication.event_origin(c);
   replication_role constant text := current_setting('session_replication_role');
-  row constant text := format('%s as __key, %s as __payload, t.replication_version as __version',
-    replication.key_expression(t, 't'), replication.image_expression(t, 't', null));
   former text[];
+  raised_leaves oid[];
+  raised_places tid[];
   sent bigint;
 begin
-  -- No trigger may alter the rows or capture them a second time; values are written as capture does.
+  -- No trigger may alter the rows or capture them a second time.
   perform set_config('session_replication_role', 'replica', true);
-  former := replication.pin_text_settings(t);
   if t.merge = 'columns' then  -- all columns of a raised row get its version, as after an INSERT
+    former := replication.pin_text_settings(t);  -- keys as capture writes them
     execute format($sql$
 delete from replication.merge_states m
  using %1$s t join unnest($1, $2, $3) as w(leaf, place, above) on t.tableoid = w.leaf and t.ctid = w.place
  where w.above is not null and m.table_name = %2$L and m.record_key = %3$s$sql$,
       t.relation, t.table_name, replication.buried_key(t, replication.key_expression(t, 't')))
       using leaves, places, above;
+    perform replication.restore_settings(former);
   end if;
   execute format($sql$
-with __raised as (
-  update %1$s t
-     set replication_version = (((w.above >> 10) + 1) << 10) | %2$s
-    from unnest($3, $4, $5) as w(leaf, place, above)
+with raised as (
+  update %s t
+     set replication_version = (((w.above >> 10) + 1) << 10) | %s
+    from unnest($1, $2, $3) as w(leaf, place, above)
    where t.tableoid = w.leaf and t.ctid = w.place and w.above is not null
-  returning %3$s
-),
-__same as (
-  select %3$s
-    from %1$s t join unnest($3, $4, $5) as w(leaf, place, above) on t.tableoid = w.leaf and t.ctid = w.place
-   where w.above is null
-)$sql$, t.relation, c.id, row)
-    || replication.queue_insert(t, $sql$(
-  select nextval('replication.replication_queue_id_seq') as __id, r.*, null::json as __before,
-         null::bigint as __base, 'SNAPSHOT' as __operation
-    from (select * from __raised union all select * from __same) r) __e$sql$,
-         false, false, '$1', '$2', '''*''')
-    using seed, pg_current_xact_id()::text::bigint, leaves, places, above;
-  get diagnostics sent = row_count;
-  perform replication.restore_settings(former);
+  returning t.tableoid, t.ctid
+)
+select array_agg(tableoid), array_agg(ctid) from raised$sql$, t.relation, c.id)
+    into raised_leaves, raised_places using leaves, places, above;
   perform set_config('session_replication_role', replication_role, true);
-  return sent;
+  select sum(replication.snapshot_rows(of_table, of_leaf.leaf, of_leaf.places, null)) into sent
+    from (select w.leaf, array_agg(w.place) as places
+            from (select leaf, place from unnest(raised_leaves, raised_places) as r(leaf, place)
+                  union all
+                  select leaf, place from unnest(leaves, places, above) as s(leaf, place, above)
+                   where s.above is null) w
+           group by w.leaf) of_leaf;
+  return coalesce(sent, 0);
 end $_$;
 ALTER FUNCTION replication.resend_rows(of_table integer, leaves oid[], places tid[], above bigint[]) OWNER TO replication_owner;
 CREATE FUNCTION replication.restore_settings(former text[]) RETURNS void

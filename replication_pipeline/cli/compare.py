@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 
 from replication_pipeline import difference_files
+from replication_pipeline.chosen import chosen_tables, contours_to_compare
 from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
 from replication_pipeline.cli.differences import show_comparison
 from replication_pipeline.cli.progress import Bar
-from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
 from replication_pipeline.inputs import duration
 from replication_pipeline.postgres.compare_contours import contour_ids, open_contours
 from replication_pipeline.postgres.comparison import MOST_DIFFERENCES, Options, compare_table
-from replication_pipeline.settings import Settings
 
 WithOption = Annotated[
     list[str] | None,
@@ -64,8 +63,8 @@ def compare(
     heartbeats of all contours must run for that. Exit status: 0 equal, 1 different or not known.
     """
     settings = configured(config)
-    others = others_of(settings, with_)
-    tables = tables_of(settings, tables)
+    others = contours_to_compare(settings, with_, "--with")
+    tables = chosen_tables(settings, tables)
     if output is not None:
         difference_files.refuse_unfit_file(output, "--output")
     options = Options(
@@ -95,30 +94,3 @@ def compare(
         )
     if not equal:
         raise typer.Exit(1)
-
-
-def others_of(settings: Settings, chosen: list[str] | None) -> list[str]:
-    """The contours to compare with. Refused in words where there is none, or one is not configured."""
-    known = list(settings.compare.contours)
-    if not known:
-        raise ConfigurationError(
-            "there is no contour to compare with",
-            remedy="name their databases under compare.contours (config.example.yaml)",
-        )
-    for name in chosen or ():
-        if name not in known:
-            raise ConfigurationError(
-                f"--with {name}: compare.contours does not name it",
-                remedy=f"one of {', '.join(known)}",
-            )
-    return list(dict.fromkeys(chosen)) if chosen else known
-
-
-def tables_of(settings: Settings, chosen: list[str] | None) -> list[str]:
-    """The tables asked for."""
-    for name in chosen or ():
-        if name not in settings.tables:
-            raise ConfigurationError(
-                f"table {name} is not configured", remedy="list it under tables:"
-            )
-    return list(dict.fromkeys(chosen)) if chosen else list(settings.tables)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from replication_pipeline import runtime
+from replication_pipeline.chosen import chosen_tables
 from replication_pipeline.cli.common import ConfigOption, JsonOption, configured, print_json
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.names import Topic, topic_for
@@ -86,13 +87,8 @@ def accept_offsets(
 
 
 def _topics(settings: Settings, tables: list[str] | None) -> dict[Topic, str]:
-    for table in tables or ():
-        if table not in settings.tables:
-            raise ConfigurationError(
-                f"table {table} is not configured", remedy="list it under tables:"
-            )
     prefix = settings.kafka.topic_prefix
-    return {topic_for(table, prefix=prefix): table for table in tables or settings.tables}
+    return {topic_for(table, prefix=prefix): table for table in chosen_tables(settings, tables)}
 
 
 def _rows(

@@ -12,6 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from replication_pipeline import difference_files
+from replication_pipeline.chosen import (
+    chosen_tables,
+    contours_to_compare,
+    refuse_unknown_winner,
+)
 from replication_pipeline.cli.common import (
     ConfigOption,
     JsonOption,
@@ -24,8 +29,6 @@ from replication_pipeline.cli.compare import (
     PatienceOption,
     WhereOption,
     WithOption,
-    others_of,
-    tables_of,
 )
 from replication_pipeline.cli.differences import SHOWN
 from replication_pipeline.cli.progress import Bar
@@ -70,13 +73,9 @@ def repair(
     1 something is still to be done.
     """
     settings = configured(config)
-    others = others_of(settings, with_)
-    tables_of(settings, [table])
-    if winner is not None and winner not in (settings.contour.name, *others):
-        raise ConfigurationError(
-            f"--winner {winner}: no contour that is compared",
-            remedy=f"one of {', '.join((settings.contour.name, *others))}",
-        )
+    others = contours_to_compare(settings, with_, "--with")
+    chosen_tables(settings, [table])
+    refuse_unknown_winner(settings, others, winner, "--winner")
     if from_ is not None and where is not None:
         raise ConfigurationError("--where and --from say the same twice", remedy="give one of them")
     if from_ is not None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from replication_pipeline import runtime
+from replication_pipeline.chosen import chosen_tables
 from replication_pipeline.cli.common import (
     ConfigOption,
     JsonOption,
@@ -57,11 +58,7 @@ def replay(
         raise ConfigurationError(
             "where to begin?", remedy="give either --since TIME or --from-offset N; 0: everything"
         )
-    for name in table or ():
-        if name not in settings.tables:
-            raise ConfigurationError(
-                f"table {name} is not configured", remedy="list it under tables:"
-            )
+    chosen_tables(settings, table)
     stop = StopToken()
     run = runtime.plan_replay(settings, start, tables=table, stop=stop)
     plan = run.plan

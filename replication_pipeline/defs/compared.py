@@ -6,17 +6,21 @@ one of ``repair`` when it was to be applied and something is still to be done.
 No postponed annotations here: Dagster compares the type of an op's ``context`` as an object.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 from pydantic import Field
 
+from replication_pipeline.chosen import (
+    chosen_tables,
+    contours_to_compare,
+    refuse_unknown_winner,
+)
 from replication_pipeline.defs.resources import PostgresResource
 from replication_pipeline.defs.running import orderly, table, tags_of
 from replication_pipeline.domain.difference_words import notes_of, side_told, verdict_told
-from replication_pipeline.domain.errors import ConfigurationError, FatalError
+from replication_pipeline.domain.errors import FatalError
 from replication_pipeline.domain.repair import TOLD
 from replication_pipeline.inputs import duration
 from replication_pipeline.settings import Settings
@@ -68,7 +72,7 @@ def compare_tables(
 
     settings = postgres.settings()
     with orderly(context, settings, LONG) as stop:
-        others = _others(settings, config.contours)
+        others = contours_to_compare(settings, config.contours, "contour")
         options = Options(
             where=config.where,
             most=config.max_differences,
@@ -77,7 +81,7 @@ def compare_tables(
         found: list[Comparison] = []
         with open_contours(settings, others=others) as connections:
             ids = contour_ids(connections)
-            for name in _tables(settings, config.tables):
+            for name in chosen_tables(settings, config.tables):
                 try:
                     found.append(compare_table(connections, name, settings, options, stop=stop))
                 except FatalError:
@@ -141,14 +145,10 @@ def repair_rows(
 
     settings = postgres.settings()
     with orderly(context, settings, LONG) as stop:
-        others = _others(settings, config.contours)
+        others = contours_to_compare(settings, config.contours, "contour")
         contours = [settings.contour.name, *others]
-        (name,) = _tables(settings, [config.table])
-        if config.winner is not None and config.winner not in contours:
-            raise ConfigurationError(
-                f"winner {config.winner}: no contour that is compared",
-                remedy=f"one of {', '.join(contours)}",
-            )
+        (name,) = chosen_tables(settings, [config.table])
+        refuse_unknown_winner(settings, others, config.winner, "winner")
         wanted = Wanted(
             name,
             others,
@@ -224,28 +224,3 @@ def compare_jobs(settings: Settings) -> list[dg.JobDefinition]:
         repair_rows()
 
     return [compare, repair]
-
-
-def _others(settings: Settings, chosen: Sequence[str]) -> list[str]:
-    known = list(settings.compare.contours)
-    if not known:
-        raise ConfigurationError(
-            "there is no contour to compare with",
-            remedy="name their databases under compare.contours (config.example.yaml)",
-        )
-    for name in chosen:
-        if name not in known:
-            raise ConfigurationError(
-                f"contour {name}: compare.contours does not name it",
-                remedy=f"one of {', '.join(known)}",
-            )
-    return list(dict.fromkeys(chosen)) or known
-
-
-def _tables(settings: Settings, chosen: Sequence[str]) -> list[str]:
-    for name in chosen:
-        if name not in settings.tables:
-            raise ConfigurationError(
-                f"table {name or '(none)'} is not configured", remedy="list it under tables:"
-            )
-    return list(dict.fromkeys(chosen)) or list(settings.tables)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import dagster as dg
 from pydantic import Field
 
+from replication_pipeline.chosen import chosen_tables
 from replication_pipeline.defs.backfill import sent_again
 from replication_pipeline.defs.resources import PostgresResource
 from replication_pipeline.defs.running import LONGEST, Watcher, orderly, table, tags_of
@@ -71,7 +72,7 @@ def replay_events(
             raise ConfigurationError(
                 "where to begin?", remedy="give either since or from_offset; 0: everything"
             )
-        _known(settings, config.tables)
+        chosen_tables(settings, config.tables)
         run = runtime.plan_replay(settings, start, tables=config.tables or None, stop=stop)
         totals = run.run(Watcher(context))
         rows = [
@@ -225,11 +226,3 @@ def _findings(findings: "Sequence[Finding]") -> dg.MarkdownMetadataValue:
         ("", "about", "check", "finding", "mended by"),
         [(signs[f.severity], GROUPS[f.group], f.check, f.message, f.remedy) for f in findings],
     )
-
-
-def _known(settings: Settings, tables: Sequence[str]) -> None:
-    for name in tables:
-        if name not in settings.tables:
-            raise ConfigurationError(
-                f"table {name} is not configured", remedy="list it under tables:"
-            )

@@ -67,6 +67,7 @@ class PublishCycle:
         """Run one turn. No results: the queue had nothing to claim."""
         started = time.perf_counter()
         self.backlog = False
+        turn: _Turn | None = None
         try:
             if late := self.outbox.to_overtake():
                 self.producer.send(late, self.stop).wait(self.stop)
@@ -76,12 +77,10 @@ class PublishCycle:
                 self._limit = self.batch_size
                 return ()
             turn = _Turn(self, started)
-            try:
-                return turn.run(claim)
-            except TransientError:
-                turn.land()
-                self.abandon(sent=turn.sent)
-                raise
+            return turn.run(claim)
+        except TransientError:
+            self.abandon(sent=turn is not None and turn.land())
+            raise
         except BaseException:
             self.abandon()
             raise
@@ -182,13 +181,14 @@ class _Turn:
         failpoint("acknowledged")
         return deliveries
 
-    def land(self) -> None:
+    def land(self) -> bool:
         """The turn is broken, and its locks may be with others already: what it has sent is in Kafka
-        after this, or won't come there.
+        after this, or won't come there. Whether it has sent any.
         """
         for flight in self.flights:
             with contextlib.suppress(TransientError):
                 flight.wait(self.cycle.stop)
+        return self.sent
 
     def _settle(self, claim: Claim, deliveries: Deliveries, began: float) -> BatchResult:
         sorted_ = in_key_order(claim.events, deliveries, self.held)

@@ -20,7 +20,6 @@ last; going on from the position that was reached mends it.
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,13 +27,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
+from tenacity import Retrying
+
 from replication_pipeline.domain.errors import FatalError, TransientError
 from replication_pipeline.domain.model import ClaimedEvent
 from replication_pipeline.engine.ports import EventProducer
+from replication_pipeline.engine.retrying import retrying
 from replication_pipeline.engine.stopping import StopToken
 
 WINDOW_ROWS: Final = 8_000  # of all shards, about
-LONGEST_PAUSE: Final = 5.0  # seconds between attempts while a server is away
 T = TypeVar("T")
 
 
@@ -158,6 +159,15 @@ class Republish:
     totals: Totals = field(default_factory=Totals)
     _planned: int = field(default=0)
     _finished: int = field(default=0)
+    _attempts: Retrying = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._attempts = retrying(
+            self.stop,
+            over=lambda: bool(self.stop),
+            abandon=self.archive.abandon,
+            told=self._told,
+        )
 
     def plan(self) -> Plan:
         """Choose the events. ``TransientError`` when the server is away."""
@@ -172,7 +182,7 @@ class Republish:
         totals = self.totals
         while (keys := self._insist(self._window)) is not None:
             for shard in keys.shards:
-                if self.stop or self._insist(lambda s=shard: self._send(keys, s)) is None:  # type: ignore[misc]
+                if self.stop or self._insist(self._send, keys, shard) is None:
                     break
                 self._throttle(started)
             else:
@@ -223,23 +233,22 @@ class Republish:
             after = page.last_id
         return finished
 
-    def _insist(self, step: Callable[[], T]) -> T | None:
+    def _insist(self, step: Callable[..., T], *given: object) -> T | None:
         """Do ``step`` until it succeeds. ``None``: asked to stop while a server is away."""
-        attempt = 0
-        while True:
-            try:
-                if self.archive.is_lost():
-                    self._plan_again()
-                return step()
-            except TransientError as error:
-                self.archive.abandon()
-                if self.stop:
-                    return None
-                attempt += 1
-                self.totals.retries += 1
-                pause = min(LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
-                self.watcher.retrying(error, attempt, timedelta(seconds=pause))
-                self.stop.wait(timedelta(seconds=pause))
+        try:
+            result: T = self._attempts(self._try, step, *given)
+        except TransientError:
+            return None
+        return result
+
+    def _try(self, step: Callable[..., T], *given: object) -> T:
+        if self.archive.is_lost():
+            self._plan_again()
+        return step(*given)
+
+    def _told(self, error: TransientError, attempt: int, pause: timedelta) -> None:
+        self.totals.retries += 1
+        self.watcher.retrying(error, attempt, pause)
 
     def _plan_again(self) -> None:
         """From the position on; a window whose keys were sent in part is sent again whole."""

@@ -16,22 +16,22 @@ quick, and by how long a chunk may hold its locks.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Literal, NamedTuple, Protocol
+
+from tenacity import Retrying
 
 from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.engine.retrying import retrying
 from replication_pipeline.engine.stopping import StopToken
 
 FIRST_ROWS: Final = 250  # of a chunk; how large rows are is not known yet
 AIM: Final = 0.07  # seconds a chunk should take
 LOOK_EVERY: Final = timedelta(milliseconds=200)
-LONGEST_PAUSE: Final = 5.0  # seconds between attempts while the server is away
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +218,10 @@ class Snapshot:
         try:
             if self._failures:
                 raise self._failures[0]
+            insist = self._insisting(source)
             if not self.stop:
-                self._insist(source, source.finish)
-            progress = self._insist(source, source.progress)
+                insist(source.finish)
+            progress = insist(source.progress)
         finally:
             source.abandon()
         end: Literal["done", "stopped", "given up"] = "stopped"
@@ -239,16 +240,17 @@ class Snapshot:
 
     def _work(self) -> None:
         source = self.open_source()
+        insist = self._insisting(source)
         rows = FIRST_ROWS
         try:
             while not self._ends:
-                self._insist(source, lambda: self._gate.admit(source))
+                insist(self._gate.admit, source)
                 if self._ends:
                     return
                 if self.limits.rate is not None:
                     rows = max(1, min(rows, int(self.limits.rate / 4)))
                 began = time.monotonic()
-                step = self._insist(source, lambda most=rows: source.step(most))  # type: ignore[misc]
+                step = insist(source.step, rows)
                 took = time.monotonic() - began
                 match step.kind:
                     case "end":
@@ -270,18 +272,17 @@ class Snapshot:
         finally:
             source.abandon()
 
-    def _insist(self, source: Source, call: Callable[[], T]) -> T:
-        """Do it until it succeeds. The last failure, when asked to stop while the server is away."""
-        attempt = 0
-        while True:
-            try:
-                return call()
-            except TransientError as error:
-                source.abandon()
-                if self.stop or self._ends:
-                    raise
-                attempt += 1
+    def _insisting(self, source: Source) -> Retrying:
+        """Outages are waited out. The last failure, when asked to stop while the server is away."""
+
+        def told(error: TransientError, attempt: int, pause: timedelta) -> None:
+            with self._counting:
                 self._retries += 1
-                pause = min(LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
-                self.watcher.retrying(error, attempt, timedelta(seconds=pause))
-                self.stop.wait(timedelta(seconds=pause))
+            self.watcher.retrying(error, attempt, pause)
+
+        return retrying(
+            self.stop,
+            over=lambda: bool(self.stop) or bool(self._ends),
+            abandon=source.abandon,
+            told=told,
+        )

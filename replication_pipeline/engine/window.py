@@ -15,21 +15,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, Protocol
 
-from tenacity import (
-    RetryCallState,
-    RetryError,
-    Retrying,
-    retry_if_exception_type,
-    wait_random_exponential,
-)
+from tenacity import Retrying
 
 from replication_pipeline.domain.errors import FatalError, PoisonError, TransientError
 from replication_pipeline.domain.model import BatchResult, Role, WindowEnd, WindowTotals
+from replication_pipeline.engine.retrying import retrying
 from replication_pipeline.engine.stopping import StopToken
 
 FIRST_PAUSE: Final = timedelta(milliseconds=1)
 EAGER_LOOKS: Final = 50
-LONGEST_RETRY_PAUSE: Final = timedelta(seconds=5)
 Until = Literal["time", "drained", "one_cycle"]
 
 
@@ -74,9 +68,9 @@ class Window:
         totals = WindowTotals(role=self.role)
         started = time.monotonic()
         deadline = started + self.length.total_seconds() if self.length is not None else None
-        retrying = self._retrying(totals, deadline)
+        attempts = self._retrying(totals, deadline)
         try:
-            self._repeat(retrying, totals, deadline)
+            self._repeat(attempts, totals, deadline)
         except Exception:  # an impatient Ctrl+C waits for nothing
             self._count(self.finish(), totals)
             raise
@@ -84,12 +78,12 @@ class Window:
         totals.elapsed = timedelta(seconds=time.monotonic() - started)
         return totals
 
-    def _repeat(self, retrying: Retrying, totals: WindowTotals, deadline: float | None) -> None:
+    def _repeat(self, attempts: Retrying, totals: WindowTotals, deadline: float | None) -> None:
         pause, looks = min(FIRST_PAUSE, self.poll_interval), 0
         while totals.end is None:
             try:
-                results = retrying(self._try)
-            except RetryError:  # time over, or asked to stop, while a server was away
+                results = attempts(self._try)
+            except TransientError:  # time over, or asked to stop, while a server was away
                 totals.end = "stopped" if self.stop else "time"
                 break
             except PoisonError as error:  # the cycle should have parked it
@@ -129,29 +123,15 @@ class Window:
             return "time"
         return None
 
-    def _pause(self, seconds: float) -> None:
-        self.stop.wait(timedelta(seconds=seconds))
-
     def _retrying(self, totals: WindowTotals, deadline: float | None) -> Retrying:
-        def over(_: RetryCallState) -> bool:
+        def over() -> bool:
             return bool(self.stop) or (deadline is not None and time.monotonic() >= deadline)
 
-        def give_up_attempt(state: RetryCallState) -> None:
-            self.cycle.abandon()
+        def told(error: TransientError, attempt: int, pause: timedelta) -> None:
             totals.retries += 1
-            error = state.outcome.exception() if state.outcome else None
-            if isinstance(error, TransientError) and state.next_action is not None:
-                pause = timedelta(seconds=state.next_action.sleep)
-                self.observer.retrying(error, state.attempt_number, pause)
+            self.observer.retrying(error, attempt, pause)
 
-        return Retrying(
-            retry=retry_if_exception_type(TransientError),
-            # Full jitter, so that workers which failed together don't come back together.
-            wait=wait_random_exponential(multiplier=0.1, max=LONGEST_RETRY_PAUSE.total_seconds()),
-            stop=over,
-            sleep=self._pause,
-            before_sleep=give_up_attempt,
-        )
+        return retrying(self.stop, over=over, abandon=self.cycle.abandon, told=told)
 
 
 def _bounded(pause: timedelta, deadline: float | None) -> timedelta:

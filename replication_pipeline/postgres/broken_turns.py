@@ -20,6 +20,7 @@ import psycopg
 
 from replication_pipeline.domain.model import ClaimedEvent
 from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.shards import lock_shards
 
 SQL: Final = queries.load("outbox")
 CLOCKS_MAY_STEP: Final = 5.0  # seconds
@@ -65,7 +66,7 @@ class BrokenTurns:
         """In the transaction that is open: the events to be sent again, in their order. Their shards
         are locked until it ends.
         """
-        connection.execute(SQL["lock_these_shards"], {"shards": sorted(self._shards)})
+        lock_shards(connection, self._shards)
         cursor.execute(SQL["published_later"], self._parameters() | {"heads": heads})
         return cursor.fetchall()
 

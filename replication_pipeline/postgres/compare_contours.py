@@ -32,18 +32,11 @@ def open_contours(
 
     ``TransientError`` when one is away, ``RefusedError`` when one is another contour.
     """
-    chosen = settings.compare.contours
-    if others is not None:
-        chosen = {name: chosen[name] for name in others}
+    chosen = list(settings.compare.contours) if others is None else others
     with ExitStack() as opened:
         connections = {}
-        for name, postgres in {settings.contour.name: settings.postgres, **chosen}.items():
-            there = settings.model_copy(
-                update={
-                    "postgres": postgres,
-                    "contour": settings.contour.model_copy(update={"name": name}),
-                }
-            )
+        for name in dict.fromkeys([settings.contour.name, *chosen]):
+            there = settings.of_other_contour(name)
             connection = opened.enter_context(
                 closing(connect(there, application_name="replicator_compare", check=False))
             )

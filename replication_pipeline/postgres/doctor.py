@@ -46,9 +46,8 @@ def open_others(settings: Settings, application_name: str) -> Iterator[Others]:
     """The contours of ``compare.contours``: a connection to each, or why there is none."""
     with ExitStack() as opened:
         found: dict[str, psycopg.Connection[Any] | ReplicationError] = {}
-        for name, postgres in settings.compare.contours.items():
-            contour = settings.contour.model_copy(update={"name": name})
-            there = settings.model_copy(update={"postgres": postgres, "contour": contour})
+        for name in settings.compare.contours:
+            there = settings.of_other_contour(name)
             try:
                 connection = connect(there, application_name=application_name, check=False)
                 opened.enter_context(closing(connection))

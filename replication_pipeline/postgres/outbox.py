@@ -46,10 +46,10 @@ from replication_pipeline.postgres.event_heads import head_of_removed, read_head
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.low_water import LowWater
 from replication_pipeline.postgres.session import Session
+from replication_pipeline.postgres.shards import SHARDS
 from replication_pipeline.postgres.short_turns import HEADS, MOST_MARKS, ShortTurns
 from replication_pipeline.settings import MOST_LANES, Settings
 
-SHARDS: Final = 16
 HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dead after 30
 LOOK_AROUND_EVERY: Final = 1.0  # seconds between looks at the other publishers and at held rows
 PATIENCE: Final = 1.0  # seconds that such looks may be late, so that they come when nothing waits

@@ -24,6 +24,7 @@ from psycopg.rows import class_row
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.event_heads import read_heads
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.shards import lock_shards
 
 Side = Literal["publish", "apply"]
 SIDES: Final[tuple[Side, ...]] = ("publish", "apply")
@@ -142,7 +143,7 @@ def retry_parked(
     """Make parked events due again, all or those chosen; how many it was."""
     with translating("retrying parked events"), connection.transaction():
         if side == "publish":
-            connection.execute(SQL["lock_all_shards"])
+            lock_shards(connection)
         chosen = list_parked(connection, sides=[side], table=table, reason=reason, ids=ids)
         ids = [event.id for event in chosen]
         due = connection.execute(SQL[f"retry_{side}"], {"ids": ids}).fetchall()
@@ -168,7 +169,7 @@ def discard_parked(
     with translating("discarding parked events"), connection.transaction():
         parameters: dict[str, Any] = {"ids": list(ids), "because": because, "who": who}
         if side == "publish":
-            connection.execute(SQL["lock_all_shards"])
+            lock_shards(connection)
             chosen = list_parked(connection, sides=[side], ids=ids)
             tables = [event.table_name or "" for event in chosen]
             parameters |= {

@@ -32,8 +32,8 @@ from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import patient, pin_plans
 from replication_pipeline.postgres.event_heads import read_heads
 from replication_pipeline.postgres.failures import translating
-from replication_pipeline.postgres.outbox import SHARDS
 from replication_pipeline.postgres.session import Session
+from replication_pipeline.postgres.shards import SHARDS, lock_shards
 from replication_pipeline.settings import Settings
 
 PAGE_ROWS: Final = 1_000
@@ -96,7 +96,7 @@ class PostgresArchive:
         """Lock the shard and note what has been published of its keys meanwhile."""
         with self._translating("waiting for a shard"):
             connection = self._connection()
-            connection.execute(SQL["lock_shard"], {"shard": shard})
+            lock_shards(connection, [shard])
             self._held, self._held_at, seen = shard, _now(connection), self._seen[shard]
             if self._held_at.batches == seen.batches:
                 return 0  # nothing at all was published meanwhile
@@ -159,7 +159,7 @@ class PostgresArchive:
         connection, _ = self._session.connection()
         connection.adapters.register_loader("text", ByteaBinaryLoader)
         for shard in range(SHARDS):
-            connection.execute(SQL["lock_shard"], {"shard": shard})
+            lock_shards(connection, [shard])
             self._seen[shard] = _now(connection)
             connection.commit()
         connection.execute("set local statement_timeout = 0")

@@ -22,6 +22,7 @@ from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.connection import patient, pin_plans
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.session import Session
+from replication_pipeline.postgres.shards import lock_shards
 from replication_pipeline.postgres.snapshot_table import SnapshotTable
 from replication_pipeline.settings import Settings
 
@@ -145,7 +146,7 @@ class PostgresSnapshot:
                 )
                 return Step("rest", waits=self._deletes_wait)
             ids, shards, tombstones, versions = map(list, zip(*events, strict=True))
-            connection.execute(SQL["lock_shards"], {"shards": sorted(set(shards))})
+            lock_shards(connection, shards)
             taken_back = connection.execute(
                 self.table.statement("take_back"),
                 name | {"ids": ids, "shards": shards, "keys": tombstones, "versions": versions},

@@ -20,8 +20,8 @@ from psycopg.rows import class_row
 
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.failures import translating
-from replication_pipeline.postgres.parked import SQL as PARKED
 from replication_pipeline.postgres.parked import Side, retry_parked
+from replication_pipeline.postgres.shards import lock_shards
 
 SQL: Final = queries.load("stalled")
 State = Literal["waiting", "refused", "behind", "parked"]
@@ -120,7 +120,7 @@ def read_hours(connection: Connection[Any], span: Span, *, first: datetime) -> l
 def rearm(connection: Connection[Any], span: Span) -> Rearmed:
     """Parked events of ``span`` get all their attempts again, refused ones are due at once."""
     with translating("putting events on their way again"), connection.transaction():
-        connection.execute(PARKED["lock_all_shards"])
+        lock_shards(connection)
         hurried = connection.execute(SQL["hurry"], span.parameters).rowcount
         ids = [id_ for (id_,) in connection.execute(SQL["parked_ids"], span.parameters)]
         return Rearmed(retry_parked(connection, "publish", ids=ids), hurried)

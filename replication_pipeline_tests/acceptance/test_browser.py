@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,22 +21,12 @@ from bench.site import Site, site
 from replication_pipeline.demo.dagster_services import shows
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 from replication_pipeline_tests.conftest import USERS, Contour, contour_maker
+from replication_pipeline_tests.publishing import park_by_hand, until
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
 PATIENCE = 120.0  # seconds: several programs start, on a machine that may be busy
 SIZE = {"width": 1500, "height": 1000}
-# In one transaction, so that no window sees the row before it is parked. All that Kafka had against it
-# is gone by now: the next attempt succeeds.
-PARK = """
-begin;
-insert into users (id) values ({id});
-update replication_queue
-   set held = true, attempts = 5, parked_at = now(), created_at = now() - interval '2 hours',
-       last_error = '{reason}: by hand'
- where record_key = '{{"id":{id}}}';
-commit
-"""
 UNPUBLISHED = "select count(*) from replication_queue where not published and record_key = %s"
 
 
@@ -79,14 +68,7 @@ class Console:
                 return False
             return True
 
-        until(what, found)
-
-
-def until(what: str, holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain for {what}"
-        time.sleep(0.3)
+        until(found, what, PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +116,7 @@ def console(
             },
         ) as dagster:
             dagster.until_running()
-            until("the UI", lambda: shows(f"http://127.0.0.1:{dagster.ui_port}", 1))
+            until(lambda: shows(f"http://127.0.0.1:{dagster.ui_port}", 1), "the UI", PATIENCE)
             yield Console(contour, dagster, page, pictures)
 
 
@@ -159,17 +141,17 @@ def test_a_lag_alarm_is_seen_and_goes(console: Console) -> None:
 
 
 def test_a_stalled_hour_is_backfilled(console: Console) -> None:
-    park(console.contour, 1001, "UNKNOWN_TOPIC_OR_PART")
+    park_by_hand(console.contour, 1001, "UNKNOWN_TOPIC_OR_PART")
     console.shown("Failed (1)", "the hour to be red", "partitions")
     console.picture("stalled-hour")
     materialize_failed(console, "backfill")
-    until("the hour's event to be published", lambda: gone(console.contour, 1001))
+    until(lambda: gone(console.contour, 1001), "the hour's event to be published", PATIENCE)
     console.shown("Failed (0)", "the hour to be green again", "partitions")
     console.picture("hour-after-backfill")
 
 
 def test_a_parked_event_is_retried(console: Console) -> None:
-    park(console.contour, 1002, "MSG_SIZE_TOO_LARGE")
+    park_by_hand(console.contour, 1002, "MSG_SIZE_TOO_LARGE")
     reasons = "/assets/a/parked_events?view=partitions"
     console.shown("publish MSG_SIZE_TOO_LARGE", "the reason to be listed", reasons)
     console.shown("Failed (1)", "the reason to be red", reasons)
@@ -178,7 +160,7 @@ def test_a_parked_event_is_retried(console: Console) -> None:
     console.text('{"id":1002}').wait_for()
     console.picture("parked-reason")
     materialize_failed(console, "retry-parked")
-    until("the event to be published", lambda: gone(console.contour, 1002))
+    until(lambda: gone(console.contour, 1002), "the event to be published", PATIENCE)
 
 
 def test_a_window_is_terminated_and_followed_by_another(console: Console) -> None:
@@ -191,18 +173,15 @@ def test_a_window_is_terminated_and_followed_by_another(console: Console) -> Non
     console.picture("terminate")
     really.click()
     until(
-        "the window to end", lambda: status(console, window.run_id) not in ("STARTED", "CANCELING")
+        lambda: status(console, window.run_id) not in ("STARTED", "CANCELING"),
+        "the window to end",
+        PATIENCE,
     )
     assert status(console, window.run_id) in ("CANCELED", "SUCCESS")
     console.open(f"/runs/{window.run_id}")
     console.text("ASSET_MATERIALIZATION").wait_for()  # the report, for as far as it came
     console.picture("terminated-window")
     assert console.dagster.until_running().run_id != window.run_id
-
-
-def park(contour: Contour, number: int, reason: str) -> None:
-    for statement in PARK.format(id=number, reason=reason).split(";"):
-        contour.run(statement)
 
 
 def gone(contour: Contour, number: int) -> bool:

@@ -28,6 +28,7 @@ from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres, Manag
 from replication_pipeline.embedded.process import free_port
 from replication_pipeline.postgres.queries import sql_directory
 from replication_pipeline_tests.conftest import Contour
+from replication_pipeline_tests.publishing import park_by_hand
 from replication_pipeline_tests.receivers import HttpReceiver, http_receiver
 
 pytestmark = pytest.mark.acceptance
@@ -45,13 +46,6 @@ OWNERS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ...
 FAILED_BACKFILLS = """
 select r.run_id from runs r join run_tags t on t.run_id = r.run_id and t.key = 'dagster/backfill'
  where r.status = 'FAILURE'
-"""
-PARK = """
-with captured as (insert into users (id) values (2) returning id)
-select * from captured;
-update replication_queue set held = true, attempts = 5, parked_at = now(),
-       created_at = now() - interval '2 hours', last_error = 'MSG_SIZE_TOO_LARGE: by hand'
- where record_key = '{"id":2}'
 """
 
 
@@ -146,10 +140,7 @@ def test_plain_dagster_dev_loads_publishes_and_tells(
         assert entry["loadStatus"] == "LOADED", entry
         assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation", entry
 
-        with contour.session() as session:  # one transaction: no window sees it before it is parked
-            session.execute("set search_path = public, replication")
-            for statement in PARK.split(";"):
-                session.execute(statement)
+        park_by_hand(contour, 2, "MSG_SIZE_TOO_LARGE")
         hour = key_of(datetime.now(UTC) - timedelta(hours=2))[:-2] + "00"
         launched = ask(
             port,

@@ -12,8 +12,9 @@ import pytest
 from replication_pipeline.domain.model import Part
 from replication_pipeline.embedded import EmbeddedPostgres
 from replication_pipeline.postgres.connection import connect
-from replication_pipeline.postgres.outbox import LARGE, SHARDS, SQL, PostgresOutbox
+from replication_pipeline.postgres.outbox import LARGE, SQL, PostgresOutbox
 from replication_pipeline.postgres.parked import retry_parked
+from replication_pipeline.postgres.shards import SHARDS
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.history import Shared, contour_in
 from replication_pipeline_tests.integration.outbox import drain, due, publisher, settle

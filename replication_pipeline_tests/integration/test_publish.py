@@ -18,8 +18,9 @@ from replication_pipeline.kafka.producer import producer_options
 from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.postgres import installer
 from replication_pipeline.postgres.connection import connect, pin_plans
-from replication_pipeline.postgres.outbox import PINNED, SHARDS, SQL, PostgresOutbox
+from replication_pipeline.postgres.outbox import PINNED, SQL, PostgresOutbox
 from replication_pipeline.postgres.parked import retry_parked
+from replication_pipeline.postgres.shards import SHARDS
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
 from replication_pipeline_tests.integration.outbox import due, events, publisher, settle
 from replication_pipeline_tests.publishing import sessions, until, with_settings

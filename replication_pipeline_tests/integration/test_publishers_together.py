@@ -11,7 +11,8 @@ import pytest
 
 from replication_pipeline.domain.model import Part
 from replication_pipeline.embedded import EmbeddedKafka
-from replication_pipeline.postgres.outbox import SHARDS, PostgresOutbox
+from replication_pipeline.postgres.outbox import PostgresOutbox
+from replication_pipeline.postgres.shards import SHARDS
 from replication_pipeline_tests.conftest import Contour
 from replication_pipeline_tests.integration.outbox import publisher, settle
 from replication_pipeline_tests.publishing import (

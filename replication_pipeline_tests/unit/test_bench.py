@@ -25,7 +25,7 @@ from bench.publish_split import CLAIM, REST_OF_CLAIM, Meter
 from bench.queue_health import Hour
 from bench.report import number, show, summarize
 from bench.results import Recorder, Result
-from bench.site import Run, pauses
+from bench.site import Run, pauses, waits
 from bench.workers import Progress
 
 pytestmark = pytest.mark.unit
@@ -303,6 +303,12 @@ def test_a_change_of_windows_lasts_from_the_new_process_until_after_the_old_one(
 
 def test_pauses_lie_between_neighbours() -> None:
     assert pauses([1.0, 1.5, 4.0]) == [(1.0, 0.5), (1.5, 2.5)]
+
+
+def test_a_wait_begins_with_a_commit_that_is_not_published() -> None:
+    # The second row was committed while nothing was waiting; the fourth waited behind the third.
+    rows = [(1.0, 0.75), (3.0, 2.5), (4.0, 3.5), (4.5, 3.25)]
+    assert waits(rows) == [(2.5, 0.5), (3.25, 0.75), (4.0, 0.5)]
 
 
 def test_a_run_without_a_living_process_is_not_alive() -> None:

@@ -62,17 +62,14 @@ select count(*), date_part('epoch', clock_timestamp()) from replication.workers
 -- Locks up to %(share)s shard rows FOR UPDATE until commit, beginning at another one each time.
 -- Must be a statement of its own: the claim that follows then sees all that the shards' former
 -- holders have committed. And what had been committed before.
-select shard, pg_current_snapshot()::text::varchar from replication.publish_shards
+select shard, (select pg_current_snapshot()::text::varchar) from replication.publish_shards
  order by (shard + %(rotation)s) %% 16
  limit %(share)s for update skip locked
 
--- name: lock_these_shards
--- Waits for whoever publishes from them, so that all that was sent before is committed.
-select from replication.publish_shards where shard = any(%(shards)s::smallint[]) order by shard for update
-
 -- name: published_later
 -- Of each key, the events that were published since %(since)s and come after the id given with the key, as `claim` has
--- them. Under `lock_these_shards`, so nothing newer is sent before they are. Index: replication_queue_published (BRIN).
+-- them. Under the locks of their shards (shards.sql), so nothing newer is sent before they are.
+-- Index: replication_queue_published (BRIN).
 select q.id, q.shard, q.ring_slot, q.ctid::text::varchar, q.table_name::varchar, q.record_key,
        (date_part('epoch', q.created_at) * 1000000)::bigint, false,
        coalesce(pg_column_size(q.payload), 0) + coalesce(pg_column_size(q.before), 0),

@@ -68,15 +68,9 @@ select substring(encode(substring(p.event from greatest(octet_length(p.event) - 
          where r.table_name = p.table_name)
   from replication.parked_events p where p.id = %(id)s
 
--- name: lock_all_shards
--- Before a row's state is changed, so that no publisher sees half of it. In the order of shards; a
--- publisher gives its shards free within a second, and while Kafka is away within
--- kafka.delivery_timeout.
-select shard from replication.publish_shards order by shard for update
-
 -- name: retry_publish
 -- Waiting again, with all attempts before it; `release_behind` follows. A row that was too large for
--- its image stays: there is nothing to send. Under `lock_all_shards`.
+-- its image stays: there is nothing to send. Under the locks of all shards (shards.sql).
 -- Index: replication_queue_held.
 update replication.replication_queue
    set parked_at = null, held = false, retry_at = null, attempts = 0
@@ -94,7 +88,7 @@ returning table_name, record_key
 
 -- name: discard_publish
 -- From the queue into the record of discarded events, whole; one without its image with its key alone.
--- Nobody can claim a parked row, and `release_behind` follows. Under `lock_all_shards`.
+-- Nobody can claim a parked row, and `release_behind` follows. Under the locks of all shards (shards.sql).
 -- Index: replication_queue_held.
 with gone as (
   delete from replication.replication_queue
@@ -120,7 +114,7 @@ returning table_name, record_key
 
 -- name: release_behind
 -- The events behind those retried or discarded wait for a publisher again, in their order; those that stand behind
--- another held event of the key are held again by the next claim. Under `lock_all_shards`.
+-- another held event of the key are held again by the next claim. Under the locks of all shards (shards.sql).
 -- Index: replication_queue_held.
 update replication.replication_queue q
    set held = false

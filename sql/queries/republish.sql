@@ -1,10 +1,6 @@
 -- Sending published events again. The queue is only read; what is to be sent is noted in two temporary
 -- tables. Placeholders in %(…)s are parameters; a filter that is null lets everything pass.
 
--- name: lock_shard
--- FOR UPDATE: no publisher claims from this shard until commit. Waits for the one that has it.
-select from replication.publish_shards where shard = %(shard)s for update
-
 -- name: now
 -- The clock, and how many batches publishers have counted, in the transactions that marked their events.
 select clock_timestamp(),

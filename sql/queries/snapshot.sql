@@ -211,11 +211,6 @@ select distinct l.virtualtransaction from pg_catalog.pg_locks l
    and l.relation = any(select p::oid from replication.parts_of(%(relation)s::oid::regclass) p)
    and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 
--- name: lock_shards
--- Nothing of these is published until commit. Waits for the publishers that have them.
-select from (select from replication.publish_shards where shard = any(%(shards)s::smallint[])
-              order by shard for update) s
-
 -- name: take_back
 -- Deletes whose key has a row by now, or a newer delete. Under the locks of their shards.
 delete from replication.replication_queue q

@@ -29,7 +29,7 @@ select id from replication.replication_queue
 
 -- name: hurry
 -- Refused events are due at once, with the attempts that they have left; not those that are parked.
--- Under `lock_all_shards` (parked.sql). Index: replication_queue_held.
+-- Under the locks of all shards (shards.sql). Index: replication_queue_held.
 update replication.replication_queue set retry_at = clock_timestamp()
  where held and parked_at is null and retry_at is not null and created_at < %(until)s
    and (%(since)s::timestamptz is null or created_at >= %(since)s)
