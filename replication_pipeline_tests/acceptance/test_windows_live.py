@@ -17,12 +17,17 @@ import pytest
 from bench.site import PUBLISHED, Run, Site, paced_writer, pauses, site
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 from replication_pipeline_tests.conftest import Contour
+from replication_pipeline_tests.receivers import HttpReceiver, http_receiver
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
 WINDOW = 30.0  # seconds; successors are requested after half of that
 MATERIALIZATION = """
 select event from event_logs where run_id = %s and dagster_event_type = 'ASSET_MATERIALIZATION'
+"""
+JUDGED = """
+select event from event_logs
+ where dagster_event_type = 'FRESHNESS_STATE_CHANGE' and asset_key = %s order by id
 """
 
 
@@ -37,7 +42,7 @@ def until(what: str, holds: Callable[[], bool], seconds: float = 120) -> float:
 
 def published(contour: Contour) -> list[float]:
     with psycopg.connect(contour.dsn, autocommit=True) as connection:
-        return [at for at, _ in connection.execute(PUBLISHED)]
+        return [at for at, *_ in connection.execute(PUBLISHED)]
 
 
 def report_of(dagster: Site, run: Run) -> dict[str, Any]:
@@ -55,18 +60,24 @@ def test_windows_follow_each_other_and_come_back_after_a_power_cut(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     contour = users[0]
-    with site(
-        tmp_path / "site",
-        postgres,
-        contour.settings,
-        publisher={"window": f"{WINDOW}s"},
-    ) as dagster:
+    with (
+        http_receiver() as receiver,
+        site(
+            tmp_path / "site",
+            postgres,
+            contour.settings,
+            publisher={"window": f"{WINDOW}s"},
+            monitoring={"webhook": {"url": receiver.url}},
+        ) as dagster,
+    ):
         first = dagster.until_running()
         over = threading.Event()
         writer = paced_writer(contour.dsn, 50, over)
         try:
             told = hand_over(dagster, contour, first)
             told += power_cut(dagster, contour)
+            failures_are_told(receiver)
+            freshness_is_known(dagster)
         finally:
             over.set()
             writer.join()
@@ -122,3 +133,27 @@ def power_cut(dagster: Site, contour: Contour) -> str:
     until("the ghosts to be ended in Dagster's books", no_ghosts)
     books = time.time() - began
     return f"; power cut: publishing paused for {paused:.0f} s, all ghosts ended in {books:.0f} s"
+
+
+def failures_are_told(receiver: HttpReceiver) -> None:
+    """By ``run_failure_sensor``, once for each job."""
+
+    def told() -> bool:
+        alerts = [body["alert"] for body in receiver.bodies if body["alert"].startswith("run of")]
+        assert len(alerts) == len(set(alerts)), alerts
+        return set(alerts) == {"run of publish failed", "run of apply failed"}
+
+    until("failed runs to be told", told)
+
+
+def freshness_is_known(dagster: Site) -> None:
+    """Dagster's daemon judges the queue by its last window's report."""
+
+    def judged() -> bool:
+        with dagster.storage() as storage:
+            found = storage.execute(JUDGED, ['["a", "replication_queue"]']).fetchall()
+        return bool(found) and json.loads(found[-1][0])["dagster_event"]["event_specific_data"][
+            "new_state"
+        ] == {"__enum__": "FreshnessState.PASS"}
+
+    until("the queue to be judged fresh", judged)
