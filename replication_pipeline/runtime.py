@@ -39,6 +39,7 @@ from replication_pipeline.observe import BatchLog, ContoursLog, log_window
 from replication_pipeline.postgres.heartbeats import PostgresHeart
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
+from replication_pipeline.postgres.relief import Relief
 from replication_pipeline.postgres.republish import PostgresArchive
 from replication_pipeline.postgres.snapshot import PostgresSnapshot
 from replication_pipeline.postgres.snapshot_runs import prepare as prepare_run
@@ -157,8 +158,10 @@ def publish_window(
     until: Until = "time",
     observer: Observer | None = None,
     instance: str = "",
+    overtime: timedelta = timedelta(),
 ) -> WindowTotals:
-    """Publish for ``length`` (``None``: until stopped), or ``until`` the queue is drained.
+    """Publish for ``length`` (``None``: until stopped), or ``until`` the queue is drained; for
+    ``overtime`` longer while no other publisher is alive.
 
     ``outbox`` and ``producer`` are the first lane's. On backlog more are opened, which count as the
     worker ``instance``; without its name there is one lane, and a window of one cycle is one batch.
@@ -197,6 +200,8 @@ def publish_window(
             stop=stop,
             observer=observer or BatchLog("publisher", instance, settings.logging.batch_lines),
             length=length,
+            overtime=overtime,
+            relieved=Relief(settings, "publisher", instance),
             until=until,
             poll_interval=publisher.poll_interval,
             caught_up=lanes.caught_up,
@@ -215,10 +220,12 @@ def apply_window(
     observer: Observer | None = None,
     instance: str = "",
     heartbeats: bool = True,
+    overtime: timedelta = timedelta(),
 ) -> WindowTotals:
-    """Apply for ``length`` (``None``: until stopped), or ``until`` caught up with the topics' ends.
-    Without ``heartbeats`` it is nobody's affair how this contour stands with the others. With the
-    worker's ``instance`` and two ``consumer.lanes`` large batches are applied over two connections.
+    """Apply for ``length`` (``None``: until stopped), or ``until`` caught up with the topics' ends; for
+    ``overtime`` longer while no other applier is alive. Without ``heartbeats`` it is nobody's affair
+    how this contour stands with the others. With the worker's ``instance`` and two ``consumer.lanes``
+    large batches are applied over two connections.
 
     ``FatalError`` when an operator has to act; outages are waited out.
     """
@@ -245,6 +252,8 @@ def apply_window(
             stop=stop,
             observer=observer or BatchLog("applier", instance, settings.logging.batch_lines),
             length=length,
+            overtime=overtime,
+            relieved=Relief(settings, "applier", instance),
             until=until,
             poll_interval=timedelta(),  # the consumer's poll is the wait
             caught_up=consumer.caught_up,

@@ -17,6 +17,7 @@ No postponed annotations here: Dagster compares the type of an op's ``context`` 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 import dagster as dg
 from pydantic import Field
@@ -26,6 +27,7 @@ from replication_pipeline.defs import chart
 from replication_pipeline.defs.lanes import (
     INSTANCE_TAG,
     PROCESS_TAG,
+    REASON_TAG,
     Lane,
     apply_lane,
     publish_lane,
@@ -41,6 +43,8 @@ from replication_pipeline.settings import Settings
 
 # For the chart, of who has stopped a window: a person in the UI, or a supervisor, who soon kills.
 PATIENCE = {True: timedelta(seconds=5), False: timedelta()}
+# A window that a sensor keeps alive lasts so much longer when its successor isn't there yet.
+OVERTIME: Final = timedelta(minutes=1)
 
 
 class WindowConfig(dg.Config):
@@ -62,6 +66,7 @@ class WindowRun:
     stop: StopToken
     length: timedelta
     until: Until
+    overtime: timedelta
     report: WindowReport
 
 
@@ -89,6 +94,7 @@ def publish_batches(
                 stop=run.stop,
                 length=run.length,
                 until=run.until,
+                overtime=run.overtime,
                 observer=run.report,
                 instance=run.instance,
             )
@@ -120,6 +126,7 @@ def apply_batches(
                 stop=run.stop,
                 length=run.length,
                 until=run.until,
+                overtime=run.overtime,
                 observer=run.report,
                 instance=run.instance,
             )
@@ -153,6 +160,7 @@ def run_window(
         PROCESS_TAG: mark() or "unknown",  # always marked: a run without a mark is taken for dead
     }
     context.instance.add_run_tags(context.run_id, tags)
+    kept_alive = REASON_TAG in context.run.tags and lane.minimum > 0
     report = WindowReport(context, settings, lane.role, instance)
     with stop_on_signals(StopToken()) as stop:
         run = WindowRun(
@@ -160,6 +168,7 @@ def run_window(
             stop=stop,
             length=length,
             until="time" if length else "one_cycle",
+            overtime=OVERTIME if kept_alive else timedelta(),
             report=report,
         )
         try:

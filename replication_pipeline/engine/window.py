@@ -1,5 +1,8 @@
 """A window: cycles repeated until time is over, the queue is drained, or someone asks to stop.
 
+A window that has ``overtime`` goes on for as long when its time is over and nobody has come to take its
+work: a successor may be slow to start.
+
 Draining goes on without pause while there is work. After the last event pauses stay at ``FIRST_PAUSE``
 for ``EAGER_LOOKS``, as more is likely to come; then they double up to ``poll_interval``, and fall back
 to the first at the next event. Transient errors are retried for
@@ -57,6 +60,9 @@ class Window:
     until: Until = "time"
     poll_interval: timedelta = timedelta(seconds=1)
     caught_up: Callable[[], bool] = lambda: True
+    overtime: timedelta = timedelta()
+    relieved: Callable[[], bool] = lambda: True
+    """Whether another worker is there. Asked when time is over and there is overtime."""
     finish: Callable[[], Sequence[BatchResult]] = lambda: ()
     """Called after the last cycle, even if that failed; what it returns is counted as well."""
 
@@ -119,9 +125,12 @@ class Window:
             return "one_cycle"
         if self.until == "drained" and idle and self.caught_up():
             return "drained"
-        if deadline is not None and time.monotonic() >= deadline:
-            return "time"
-        return None
+        return "time" if self._over(deadline) else None
+
+    def _over(self, deadline: float | None) -> bool:
+        if deadline is None or (late := time.monotonic() - deadline) < 0:
+            return False
+        return late >= self.overtime.total_seconds() or self.relieved()
 
     def _retrying(self, totals: WindowTotals, deadline: float | None) -> Retrying:
         def over() -> bool:
@@ -135,6 +144,6 @@ class Window:
 
 
 def _bounded(pause: timedelta, deadline: float | None) -> timedelta:
-    if deadline is None:
+    if deadline is None or (left := deadline - time.monotonic()) <= 0:
         return pause
-    return max(timedelta(), min(pause, timedelta(seconds=deadline - time.monotonic())))
+    return min(pause, timedelta(seconds=left))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psycopg
 import pytest
 
 from replication_pipeline import definitions
+from replication_pipeline.defs.lanes import REASON_TAG
 from replication_pipeline.embedded import EmbeddedKafka
+from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline.settings import load_settings
 from replication_pipeline_tests.acceptance.test_command_line import configuration
 from replication_pipeline_tests.conftest import Contour, MakeContours
-from replication_pipeline_tests.publishing import unpublished
+from replication_pipeline_tests.publishing import unpublished, until
 
 pytestmark = pytest.mark.integration
 
@@ -32,6 +37,7 @@ def run_window(
     monkeypatch: pytest.MonkeyPatch,
     job: str,
     seconds: float,
+    tags: dict[str, str] | None = None,
     **sections: Any,
 ) -> tuple[dg.ExecuteInProcessResult, dict[str, Any]]:
     """One run of ``job``; with its whole report."""
@@ -43,6 +49,7 @@ def run_window(
         .resolve_job_def(job)
         .execute_in_process(
             instance=instance,
+            tags=tags,
             run_config={"ops": {op: {"config": {"window_seconds": seconds}}}},
         )
     )
@@ -106,3 +113,41 @@ def test_refused_and_parked_events_are_told_by_kind(
     # Both may come in one batch, or in two.
     assert any("missing_parent" in str(row["error"]) for row in records(report["failed_batches"]))
     assert report["parked"] == sum(row["events"] for row in kinds.values())
+
+
+STARTED = """
+select started_at + interval '1 second' < clock_timestamp(), stopped_at is not null
+  from replication.workers where role = 'publisher' order by started_at limit 1
+"""
+
+
+def test_a_window_that_a_sensor_keeps_alive_does_not_end_before_its_successor_is_there(
+    users: list[Contour],
+    kafka: EmbeddedKafka,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contour = users[0]
+
+    def successor() -> bool:
+        """Comes when the window's time is over; whether the window was still there."""
+        with psycopg.connect(contour.dsn, autocommit=True) as looking:
+            until(
+                lambda: looking.execute(STARTED).fetchone() == (True, False), "its time to be over"
+            )
+            contour.run("insert into users (id) values (1)")
+            until(lambda: unpublished(contour) == 0, "the window to publish in its overtime")
+            with closing(PostgresOutbox(contour.settings, "successor")) as outbox:
+                outbox.claim(1)
+                until(lambda: looking.execute(STARTED).fetchone() == (True, True), "it to end")
+        return True
+
+    with ThreadPoolExecutor(1) as beside:
+        came = beside.submit(successor)
+        result, report = run_window(
+            contour, instance, tmp_path, monkeypatch, "publish", 1, tags={REASON_TAG: "a test"}
+        )
+        assert came.result()
+    assert result.success
+    assert report["processed"] == 1

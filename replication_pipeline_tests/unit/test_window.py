@@ -93,6 +93,43 @@ def test_its_time_ends_it() -> None:
     assert totals.elapsed < timedelta(seconds=5)
 
 
+def test_it_goes_on_beyond_its_time_until_it_is_relieved() -> None:
+    asked: list[float] = []
+    began = time.monotonic()
+
+    def relieved() -> bool:
+        asked.append(time.monotonic() - began)
+        return len(asked) == 3
+
+    cycle = Scripted(IDLE)
+    subject, _ = window(
+        cycle,
+        length=timedelta(milliseconds=30),
+        overtime=timedelta(seconds=20),
+        relieved=relieved,
+        poll_interval=timedelta(milliseconds=1),
+    )
+    totals = subject.run()
+    assert (totals.end, len(asked)) == ("time", 3)
+    assert asked[0] >= 0.03, "asked before its time was over"
+    assert totals.elapsed < timedelta(seconds=5)
+
+
+def test_overtime_ends_too_and_is_no_haste() -> None:
+    cycle = Scripted(IDLE)
+    subject, _ = window(
+        cycle,
+        length=timedelta(),
+        overtime=timedelta(milliseconds=100),
+        relieved=lambda: False,
+        poll_interval=timedelta(milliseconds=20),
+    )
+    totals = subject.run()
+    assert totals.end == "time"
+    assert totals.elapsed >= timedelta(milliseconds=100)
+    assert cycle.calls < 110, "it did not pause between looks"
+
+
 def test_one_cycle() -> None:
     cycle = Scripted(WORK)
     subject, _ = window(cycle, until="one_cycle")
