@@ -36,7 +36,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerlessProx
         port=port,
         settings={"advertised.listeners": f"PLAINTEXT://127.0.0.1:{front}"},
     )
-    with broker, BrokerlessProxy(port, front) as proxy:
+    # The proxy first: once a client knows the broker's address, it goes by no other.
+    with BrokerlessProxy(port, front) as proxy, broker:
         yield proxy
 
 
