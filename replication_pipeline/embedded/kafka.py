@@ -5,7 +5,8 @@ formatted once; topics, offsets and the cluster id survive `kill()`; topics are 
 accident. It answers when `start()` returns.
 
 Timeouts of consumer groups are short, so that a killed consumer's partitions move within seconds
-in a demo; production keeps Kafka's own defaults. No TLS, no authentication, one copy of the data.
+in a demo; production keeps Kafka's own defaults. One copy of the data. Besides its plain listener it
+can have others, with TLS and logins; the plain one stays, as the broker speaks to itself there.
 """
 
 import base64
@@ -14,9 +15,10 @@ import signal
 import socket
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -51,14 +53,32 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """One more way in. `settings` are Kafka's for this listener alone, `host` is what it advertises."""
+
+    protocol: Literal["SSL", "SASL_SSL", "SASL_PLAINTEXT"]
+    settings: Mapping[str, str]
+    host: str = "localhost"
+
+
 class EmbeddedKafka:
     def __init__(
-        self, directory: Path, *, port: int | None = None, settings: Mapping[str, str] = {}
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] = {},
+        listeners: Mapping[str, Listener] = {},
+        scram_users: Mapping[str, str] = {},
     ) -> None:
         self._state = StateDirectory(directory)
         self._asked_port = {} if port is None else {"broker": port}
         self._port = port
         self._settings = {**DEFAULT_SETTINGS, **settings}
+        self._listeners = dict(listeners)
+        self._scram_users = dict(scram_users)
+        self._ports: Mapping[str, int] = {}
         self._process: ManagedProcess | None = None
 
     @property
@@ -70,6 +90,10 @@ class EmbeddedKafka:
     @property
     def bootstrap_servers(self) -> str:
         return f"{HOST}:{self.port}"
+
+    def port_of(self, listener: str) -> int:
+        """The port of one of `listeners`, once started."""
+        return self._ports[listener]
 
     @property
     def log_file(self) -> Path:
@@ -99,7 +123,8 @@ class EmbeddedKafka:
         self._state.claim()
         try:
             kill_all(processes_in(self._state.path, program="java"), grace=0)
-            ports = self._state.ports(["broker", "controller"], fixed=self._asked_port)
+            names = ["broker", "controller", *self._listeners]
+            self._ports = ports = self._state.ports(names, fixed=self._asked_port)
             self._port = ports["broker"]
             properties = self._write_properties(controller_port=ports["controller"])
             self._format_storage(properties)
@@ -147,17 +172,32 @@ class EmbeddedKafka:
         self.stop()
 
     def _write_properties(self, *, controller_port: int) -> Path:
+        more = {name: (self._ports[name], each) for name, each in self._listeners.items()}
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+        protocols |= {name: listener.protocol for name, (_, listener) in more.items()}
+        listening = [
+            f"PLAINTEXT://{HOST}:{self.port}",
+            f"CONTROLLER://{HOST}:{controller_port}",
+            *(f"{name}://{HOST}:{port}" for name, (port, _) in more.items()),
+        ]
+        advertised = [
+            f"PLAINTEXT://{HOST}:{self.port}",
+            *(f"{name}://{listener.host}:{port}" for name, (port, listener) in more.items()),
+        ]
         own = {
             "process.roles": "broker,controller",
             "node.id": str(NODE_ID),
             "controller.quorum.voters": f"{NODE_ID}@{HOST}:{controller_port}",
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": ",".join(listening),
+            "advertised.listeners": ",".join(advertised),
+            "listener.security.protocol.map": ",".join(f"{n}:{p}" for n, p in protocols.items()),
             "inter.broker.listener.name": "PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self._state.path / "data"),
         }
+        for name, (_, listener) in more.items():
+            prefix = f"listener.name.{name.lower()}"
+            own |= {f"{prefix}.{setting}": value for setting, value in listener.settings.items()}
         file = self._state.path / "server.properties"
         file.write_text("".join(f"{k}={v}\n" for k, v in (own | self._settings).items()))
         return file
@@ -167,7 +207,10 @@ class EmbeddedKafka:
             return
         # Led by "k", since the tool would take an id that starts with a dash for an option.
         cluster_id = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        arguments = ("format", "--ignore-formatted", "-t", cluster_id, "-c", str(properties))
+        arguments = ["format", "--ignore-formatted", "-t", cluster_id, "-c", str(properties)]
+        for user, password in self._scram_users.items():
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                arguments += ["--add-scram", f"{mechanism}=[name={user},password={password}]"]
         formatting = self._run("kafka.tools.StorageTool", *arguments)
         if formatting.wait(timeout=60) != 0:
             raise EmbeddedServerError(

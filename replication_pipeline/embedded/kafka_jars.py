@@ -1,25 +1,16 @@
 """Kafka's jars: resolved from Maven Central once, then read from a per-user cache.
 
-jgo's resolver is pure Python, so no Maven is needed, and it goes through `requests`, so proxies
-and certificate authorities come from the usual environment variables.
-
-Invariants: the cache directory of a version is complete or absent. Everything is fetched into a
-draft beside it (jgo writes straight to the final name and takes any file that exists for whole),
-each jar is read through once to compare its checksums, and the draft is renamed. One process
-fetches at a time; the others wait for it. A copied cache works on a machine without network.
+jgo's resolver is pure Python, so no Maven is needed. It writes straight to the final name and takes
+any file that exists for whole, so each jar is read through once to compare its checksums.
 """
 
-import os
 import shutil
-import tempfile
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jgo.maven import MavenContext
 
-from replication_pipeline.embedded.process import EmbeddedServerError
-from replication_pipeline.embedded.state import exclusive
+from replication_pipeline.embedded.downloads import check_archive, fetched_once
 
 KAFKA_VERSION = "4.1.2"
 SLF4J_VERSION = "1.7.36"  # Kafka 4.1's API version; another binding major would not log at all
@@ -28,38 +19,15 @@ CLASSPATH_FILE = "classpath.txt"
 
 def kafka_classpath(version: str = KAFKA_VERSION) -> list[Path]:
     """The jars of the broker and its tools, downloaded if this user never needed them before."""
-    home = cache_directory() / f"kafka-{version}"
-    cached = _read_classpath(home)
-    if cached is not None:
-        return cached
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(home.with_name(f"{home.name}.lock")):
-        cached = _read_classpath(home)  # another process may have filled it meanwhile
-        if cached is not None:
-            return cached
-        for abandoned in home.parent.glob(f"{home.name}-*"):  # by a process that was killed
-            shutil.rmtree(abandoned, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=f"{home.name}-", dir=home.parent))
-        try:
-            _download(version, draft)
-            shutil.rmtree(home, ignore_errors=True)  # a former cache that lost some of its files
-            draft.rename(home)
-        except Exception as error:
-            raise EmbeddedServerError(
-                f"Could not get Kafka {version} from Maven Central: {error}\n"
-                "Check the network (HTTPS_PROXY and REQUESTS_CA_BUNDLE are honoured), or copy "
-                f"the directory {home} from a machine where the embedded Kafka has run."
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    cached = _read_classpath(home)
-    assert cached is not None
-    return cached
-
-
-def cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "replication_pipeline"
+    home = fetched_once(
+        f"kafka-{version}",
+        is_whole=lambda home: _read_classpath(home) is not None,
+        fetch=lambda draft: _download(version, draft),
+        what=f"Kafka {version}",
+    )
+    jars = _read_classpath(home)
+    assert jars is not None
+    return jars
 
 
 def _read_classpath(home: Path) -> list[Path] | None:
@@ -90,14 +58,7 @@ def _download(version: str, target: Path) -> None:
     with ThreadPoolExecutor(max_workers=4) as pool:
         jars = list(pool.map(lambda artifact: artifact.resolve(), artifacts.values()))
     for jar in jars:
-        _check(jar)
+        check_archive(jar)
         jar.rename(target / jar.name)
     shutil.rmtree(repository)
     (target / CLASSPATH_FILE).write_text("".join(f"{jar.name}\n" for jar in jars))
-
-
-def _check(jar: Path) -> None:
-    with zipfile.ZipFile(jar) as archive:  # refuses a truncated file: the index is at the end
-        broken = archive.testzip()
-    if broken is not None:
-        raise EmbeddedServerError(f"{jar.name} arrived damaged (at {broken}); try again.")

@@ -5,12 +5,13 @@ on 127.0.0.1 only and has no Unix socket, so nothing is left behind outside the 
 keeps its port over restarts; a directory that was used before is used again, data and all.
 
 `fsync` is on: the demo's claims about crashes should hold. Tests may pass `{"fsync": "off"}`.
-The build has no TLS, ICU or lz4; local connections are trusted without a password.
+The build has no TLS, ICU or lz4; local connections are trusted without a password. With `tls` it is
+another build, and `access` says who is asked for what (lines of pg_hba.conf).
 """
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -21,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 from replication_pipeline.embedded.postgres_data import DataDirectory
 from replication_pipeline.embedded.postgres_install import UNPRIVILEGED_USER, install_for
+from replication_pipeline.embedded.postgres_tls import TlsFiles, tls_install
 from replication_pipeline.embedded.process import EmbeddedServerError, ManagedProcess, wait_until
 from replication_pipeline.embedded.state import StateDirectory
 
@@ -45,7 +47,13 @@ class EmbeddedPostgres:
     host = HOST
 
     def __init__(
-        self, directory: Path, *, port: int | None = None, settings: Mapping[str, str] = {}
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] = {},
+        tls: TlsFiles | None = None,
+        access: Sequence[str] = (),
     ) -> None:
         self._state = StateDirectory(directory)
         self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
@@ -53,6 +61,8 @@ class EmbeddedPostgres:
         self._asked_port = {} if port is None else {"postgres": port}
         self._port = port
         self._settings = {**DEFAULT_SETTINGS, **settings}
+        self._tls = tls
+        self._access = access
         self._process: ManagedProcess | None = None
 
     @property
@@ -82,7 +92,7 @@ class EmbeddedPostgres:
         return make_conninfo(host=self.host, port=self.port, dbname=dbname, user=user, **params)
 
     def bin(self, name: str) -> Path:
-        return install_for(self._user).program(name)
+        return install_for(self._user, tls_install() if self._tls else None).program(name)
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create the database and return its connection string."""
@@ -101,7 +111,10 @@ class EmbeddedPostgres:
             self._data.end_leftovers(grace=10)
             self._port = self._state.ports(["postgres"], fixed=self._asked_port)["postgres"]
             self._data.make_with(self._initdb)
-            self._data.write_settings(self._settings)
+            self._data.write_settings(self._settings | self._encrypted())
+            if self._access:
+                hba = "".join(f"{line}\n" for line in self._access)
+                self._data.write_private("pg_hba.conf", hba.encode())
             self._process = self._run("postgres", "-p", str(self._port), data=self._data)
             wait_until(
                 self._accepts_connections,
@@ -113,6 +126,13 @@ class EmbeddedPostgres:
             self.stop(mode="immediate")
             raise
         return self
+
+    def show(self, tls: TlsFiles) -> None:
+        """From now on, show new connections this certificate."""
+        self._tls = tls
+        self._encrypted()
+        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+            connection.execute("select pg_reload_conf()")
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
         """`fast` ends sessions and writes a checkpoint; `immediate` leaves recovery to the start.
@@ -149,6 +169,17 @@ class EmbeddedPostgres:
         except psycopg.OperationalError:
             return False
         return True
+
+    def _encrypted(self) -> dict[str, str]:
+        if self._tls is None:
+            return {}
+        self._data.write_private("server.crt", self._tls.certificate.read_bytes())
+        self._data.write_private("server.key", self._tls.key.read_bytes())
+        settings = {"ssl": "on"}
+        if self._tls.client_ca is not None:
+            self._data.write_private("clients.crt", self._tls.client_ca.read_bytes())
+            settings["ssl_ca_file"] = "clients.crt"
+        return settings
 
     def _initdb(self, data: DataDirectory) -> None:
         initdb = self._run("initdb", *INITDB_OPTIONS, data=data)

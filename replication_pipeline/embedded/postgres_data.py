@@ -53,6 +53,16 @@ class DataDirectory:
         target.write_text("".join(f"{k} = '{_quoted(v)}'\n" for k, v in settings.items()))
         target.chmod(0o644)  # others are kept out by the data directory itself
 
+    def write_private(self, name: str, content: bytes) -> None:
+        """A file that only the server's user may read, such as its key."""
+        target = self.path / name
+        target.unlink(missing_ok=True)
+        target.touch(0o600)
+        target.write_bytes(content)
+        if self.user is not None:
+            account = pwd.getpwnam(self.user)
+            os.chown(target, account.pw_uid, account.pw_gid)
+
     @contextlib.contextmanager
     def reachable(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The path by which the server's user gets here, and descriptors it must inherit.

@@ -51,9 +51,9 @@ def packaged_install() -> PostgresInstall:
     )
 
 
-def install_for(user: str | None) -> PostgresInstall:
-    """The installation as `user` can run it; None means the present user."""
-    install = packaged_install()
+def install_for(user: str | None, install: PostgresInstall | None = None) -> PostgresInstall:
+    """The installation as `user` can run it; None means the present user, and the packaged one."""
+    install = install or packaged_install()
     if user is None or open_to_everyone(install.program("postgres")):
         return install
     root = install.root.resolve()
