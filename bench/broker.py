@@ -42,7 +42,7 @@ def topics_for(
         }
     )
     ensure_topics(settings, [*tables])
-    admin = admin_client(settings.kafka)
+    admin = admin_client(settings)
     try:
         yield settings
     finally:
@@ -88,7 +88,7 @@ def other_contour(settings: Settings, dsn: str) -> Settings:
 def wait_until_shared_out(settings: Settings, members: int) -> None:
     """Until the contour's group has so many members, and each partition belongs to one of them."""
     group, wanted = consumer_group(settings.contour.name), len(partitions_of(settings))
-    admin = admin_client(settings.kafka)
+    admin = admin_client(settings)
     deadline = time.monotonic() + LONGEST_JOIN
     while time.monotonic() < deadline:
         time.sleep(0.1)

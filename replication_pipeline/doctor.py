@@ -38,7 +38,7 @@ def examine(settings: Settings) -> list[Finding]:
             topics = {topic_for(t, prefix=settings.kafka.topic_prefix): t for t in settings.tables}
             stored = read_positions(connection, topics)
             found += examine_kafka(settings, longest)
-            logs = read_logs(admin_client(settings.kafka), settings.contour.name, topics)
+            logs = read_logs(admin_client(settings), settings.contour.name, topics)
         except ReplicationError as error:
             away = mend(error.message, error.remedy or "look at the brokers")
             return found + Check[None]("brokers", "kafka", lambda _: [away], "").findings(None)

@@ -312,7 +312,7 @@ def apply(
 
 def read_logs(settings: Settings, topics: Iterable[Topic]) -> dict[Topic, TopicLog]:
     """What Kafka has of ``topics``; those that it does not have are absent."""
-    return read_topic_logs(admin_client(settings.kafka), settings.contour.name, topics)
+    return read_topic_logs(admin_client(settings), settings.contour.name, topics)
 
 
 @dataclass(slots=True)

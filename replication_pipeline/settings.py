@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -33,6 +34,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from replication_pipeline.domain import transport
 from replication_pipeline.domain.alerts import AlertName
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.names import topic_for
@@ -110,9 +112,19 @@ class PostgresSettings(Section):
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
         default=None, description="TLS towards PostgreSQL; verify-full for production."
     )
-    sslrootcert: str | None = Field(default=None, description="CA file, or system.")
+    sslrootcert: str | None = Field(
+        default=None, description="CA file; or system, for the CAs that this machine trusts."
+    )
     sslcert: Path | None = Field(default=None, description="Client certificate.")
     sslkey: Path | None = Field(default=None, description="Key of the client certificate.")
+    sslpassword_file: Path | None = Field(
+        default=None, description="File that holds the password of the client's key."
+    )
+    sslcrl: Path | None = Field(default=None, description="Certificates that were called back.")
+    channel_binding: Literal["disable", "prefer", "require"] | None = Field(
+        default=None,
+        description="require: the password's proof counts for this TLS connection only (SCRAM).",
+    )
     connect_timeout: Duration = Field(
         default=timedelta(seconds=5), description="Longest wait for a connection."
     )
@@ -144,19 +156,43 @@ class KafkaSettings(Section):
         description="Put before every topic's name; the same in every contour.",
     )
     security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
-        default="plaintext", description="TLS and SASL towards Kafka; sasl_ssl for production."
+        default="plaintext",
+        description="TLS and SASL towards Kafka; sasl_ssl or ssl for production.",
     )
-    ssl_ca_location: Path | None = Field(default=None, description="CA file.")
+    ssl_ca_location: Path | None = Field(
+        default=None, description="CA file; default: the CAs that this machine trusts."
+    )
     ssl_certificate_location: Path | None = Field(default=None, description="Client certificate.")
     ssl_key_location: Path | None = Field(default=None, description="Client key.")
-    ssl_key_password: SecretStr | None = Field(default=None, description="Password of the key.")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        default=None, description="SASL mechanism."
+    ssl_key_password: SecretStr | None = Field(
+        default=None, description="Password of the key; better: ssl_key_password_file."
+    )
+    ssl_key_password_file: Path | None = Field(
+        default=None, description="File that holds the password of the key and nothing else."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = (
+        Field(default=None, description="SASL mechanism.")
     )
     sasl_username: str | None = Field(default=None, description="SASL user.")
     sasl_password: SecretStr | None = Field(default=None, description="Better: from a file.")
     sasl_password_file: Path | None = Field(
         default=None, description="File that holds the SASL password and nothing else."
+    )
+    oauth_token_url: str | None = Field(
+        default=None, description="OAUTHBEARER: where the identity provider gives out tokens."
+    )
+    oauth_client_id: str | None = Field(
+        default=None, description="OAUTHBEARER: who we are to the identity provider."
+    )
+    oauth_client_secret: SecretStr | None = Field(
+        default=None, description="Better: oauth_client_secret_file."
+    )
+    oauth_client_secret_file: Path | None = Field(
+        default=None, description="File that holds the client's secret and nothing else."
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="More options of librdkafka, those of docs/security.md; no secrets.",
     )
     partitions: int = Field(
         default=6, ge=1, le=10_000, description="Partitions of a topic made by setup-table."
@@ -183,11 +219,43 @@ class KafkaSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> KafkaSettings:
-        if self.sasl_password is not None and self.sasl_password_file is not None:
-            raise ValueError("sasl_password and sasl_password_file exclude each other; keep one")
+        for secret in ("sasl_password", "ssl_key_password", "oauth_client_secret"):
+            if getattr(self, secret) is not None and getattr(self, f"{secret}_file") is not None:
+                raise ValueError(f"{secret} and {secret}_file exclude each other; keep one")
         if self.security_protocol.startswith("sasl") and self.sasl_mechanism is None:
             raise ValueError("security_protocol asks for SASL; set kafka.sasl_mechanism")
+        if self.sasl_mechanism and not self.security_protocol.startswith("sasl"):
+            raise ValueError("sasl_mechanism without SASL; set security_protocol: sasl_ssl")
+        if (self.ssl_certificate_location is None) != (self.ssl_key_location is None):
+            raise ValueError("ssl_certificate_location and ssl_key_location go together")
+        if self.oauth_token_url and self.sasl_mechanism != "OAUTHBEARER":
+            raise ValueError("oauth_token_url without sasl_mechanism: OAUTHBEARER")
+        if (
+            self.sasl_mechanism == "OAUTHBEARER"
+            and self.oauth_token_url is None
+            and not any("oauthbearer" in option for option in self.options)
+        ):
+            raise ValueError("OAUTHBEARER needs a token: set kafka.oauth_token_url")
         return self
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _texts(cls, value: object) -> object:
+        """YAML's numbers and booleans in the form that librdkafka reads."""
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            str(name): str(given).lower() if isinstance(given, bool) else str(given)
+            for name, given in value.items()
+        }
+
+    @field_validator("options")
+    @classmethod
+    def _allowed(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if why := transport.why_not_librdkafka(name):
+                raise ValueError(f"{name} can't be set here: {why}")
+        return value
 
 
 class TableOptions(Section):
@@ -625,6 +693,13 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
+    profile: Literal["development", "production"] = Field(
+        default="development",
+        description="production: connections that aren't encrypted and checked are refused.",
+    )
+    insecure: bool = Field(
+        default=False, description="With profile production: let such connections be, all the same."
+    )
     contour: ContourSettings
     postgres: PostgresSettings
     kafka: KafkaSettings
@@ -643,6 +718,20 @@ class Settings(BaseSettings):
     def _topics(self) -> Settings:
         for table in self.tables:
             topic_for(table, prefix=self.kafka.topic_prefix)
+        return self
+
+    @property
+    def strict(self) -> bool:
+        """Whether connections must be encrypted, and servers must show who they are."""
+        return self.profile == "production" and not self.insecure
+
+    @model_validator(mode="after")
+    def _protected(self) -> Settings:
+        kafka = self.kafka
+        if self.strict:
+            transport.refuse_weak_kafka(
+                kafka.security_protocol, kafka.sasl_mechanism, kafka.oauth_token_url, kafka.options
+            )
         return self
 
     def of_other_contour(self, name: str) -> Settings:
@@ -674,9 +763,12 @@ def load_settings(path: Path | str | None = None) -> Settings:
     content = _read(chosen) if chosen else {}
     _refuse_unknown_variables()
     try:
-        return Settings(**content)
+        settings = Settings(**content)
     except ValidationError as error:
         raise _explain(error, chosen) from None
+    if settings.strict:
+        _refuse_written_secrets(content, settings, chosen)
+    return settings
 
 
 def read_secret(path: Path, key: str) -> str:
@@ -717,6 +809,28 @@ def _read(path: Path) -> dict[str, Any]:
             remedy="start from config.example.yaml: sections such as contour: and postgres:",
         )
     return {str(key): value for key, value in content.items()}
+
+
+def _refuse_written_secrets(content: Mapping[str, Any], settings: Settings, path: object) -> None:
+    """Files of configuration are copied, shown and kept in repositories; secrets must not be."""
+    for key in _written_secrets(content, settings):
+        variable = f"{ENV_PREFIX}{key.replace('.', '__').upper()}"
+        file = f"{key[:-3]}password_file" if key.endswith(".dsn") else f"{key}_file"
+        raise ConfigurationError(
+            f"{path}: {key}: profile production takes no secrets from this file",
+            remedy=f"take it out, and set {file}, or {variable} in the environment",
+        )
+
+
+def _written_secrets(content: Mapping[str, Any], held: object, path: str = "") -> Iterator[str]:
+    for name, given in content.items():
+        value = held.get(name) if isinstance(held, Mapping) else getattr(held, name, None)
+        if isinstance(given, Mapping):
+            yield from _written_secrets(given, value, f"{path}{name}.")
+        elif not isinstance(value, SecretStr) or not given:
+            continue
+        elif name != "dsn" or transport.has_password(str(given)):
+            yield f"{path}{name}"
 
 
 def _refuse_unknown_variables() -> None:

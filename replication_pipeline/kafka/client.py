@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
+from pydantic import SecretStr
 
-from replication_pipeline.domain.errors import ConfigurationError, FatalError
-from replication_pipeline.domain.names import consumer_group
-from replication_pipeline.settings import KafkaSettings, read_secret
+from replication_pipeline.domain.errors import ConfigurationError, FatalError, TransientError
+from replication_pipeline.domain.names import Topic, consumer_group, heartbeat_topic
+from replication_pipeline.kafka.handshakes import Handshakes
+from replication_pipeline.settings import KafkaSettings, Settings, read_secret
 
 # librdkafka writes to this logger instead of standard error; outages are told by the cycles, once.
 QUIET: Final = logging.getLogger("replication_pipeline.librdkafka")
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
+
+PATIENCE: Final = 5.0  # seconds until some broker must have let a client in
 
 # A broker refuses a packet of events as a whole, so these say little about each of them.
 REFUSALS_OF_PACKETS: Final = frozenset(
@@ -49,16 +55,18 @@ REFUSALS: Final = REFUSALS_OF_PACKETS | frozenset(
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
     """What every client needs. Holds secrets: never log it."""
     options: dict[str, Any] = {
+        **settings.options,
         "bootstrap.servers": settings.bootstrap_servers,
         "security.protocol": settings.security_protocol,
         "ssl.ca.location": _text(settings.ssl_ca_location),
         "ssl.certificate.location": _text(settings.ssl_certificate_location),
         "ssl.key.location": _text(settings.ssl_key_location),
-        "ssl.key.password": settings.ssl_key_password
-        and settings.ssl_key_password.get_secret_value(),
+        "ssl.key.password": _secret(settings, "ssl_key_password"),
         "sasl.mechanism": settings.sasl_mechanism,
         "sasl.username": settings.sasl_username,
-        "sasl.password": _sasl_password(settings),
+        "sasl.password": _secret(settings, "sasl_password"),
+        "sasl.oauthbearer.client.id": settings.oauth_client_id,
+        "sasl.oauthbearer.client.secret": _secret(settings, "oauth_client_secret"),
         "allow.auto.create.topics": False,
         # Back within a second after an outage, however long it was.
         "reconnect.backoff.ms": 100,
@@ -68,15 +76,40 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         "socket.nagle.disable": True,
         "log_level": 3,
     }
+    if settings.oauth_token_url is not None:
+        options["sasl.oauthbearer.method"] = "oidc"
+        options["sasl.oauthbearer.token.endpoint.url"] = settings.oauth_token_url
     return {name: value for name, value in options.items() if value is not None}
 
 
-def admin_client(settings: KafkaSettings) -> AdminClient:
-    """A client for topics and offsets."""
+def admin_client(settings: Settings) -> AdminClient:
+    """A client for topics and offsets. Where brokers ask who we are it is let in before it is handed
+    over: what is asked of it would only get no answer in time. ``FatalError`` when that can't be.
+    """
+    handshakes = Handshakes(settings.kafka, settings.contour.name)
     try:
-        return AdminClient(client_options(settings), logger=QUIET)
+        client = AdminClient(client_options(settings.kafka) | handshakes.options, logger=QUIET)
     except (KafkaException, ValueError, TypeError) as error:
         raise refuse_bad_options(error) from None
+    if settings.kafka.security_protocol != "plaintext":
+        _knock(client, handshakes, heartbeat_topic(prefix=settings.kafka.topic_prefix))
+    return client
+
+
+def _knock(client: AdminClient, handshakes: Handshakes, topic: Topic) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and not handshakes.unreachable:
+        client.poll(0.02)
+        handshakes.check()
+        with contextlib.suppress(KafkaException):
+            client.list_topics(topic, timeout=0.2)
+            return
+    raise TransientError(
+        f"contour {handshakes.contour}: no Kafka broker lets us in "
+        f"({handshakes.last or 'no answer in time'})",
+        remedy="look at the brokers, and at kafka in the configuration",
+        kind="Kafka: away",
+    )
 
 
 @dataclass(slots=True)
@@ -86,7 +119,7 @@ class Admin:
     refused for ever after the partition has got a new leader, or the same one anew.
     """
 
-    settings: KafkaSettings
+    settings: Settings
     _client: AdminClient | None = field(default=None)
 
     @contextlib.contextmanager
@@ -125,12 +158,15 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else "no details"
 
 
-def _sasl_password(settings: KafkaSettings) -> str | None:
-    if settings.sasl_password is not None:
-        return settings.sasl_password.get_secret_value()
-    if settings.sasl_password_file is not None:
-        return read_secret(settings.sasl_password_file, "kafka.sasl_password_file")
-    return None
+def _secret(
+    settings: KafkaSettings,
+    key: Literal["sasl_password", "ssl_key_password", "oauth_client_secret"],
+) -> str | None:
+    value: SecretStr | None = getattr(settings, key)
+    if value is not None:
+        return value.get_secret_value()
+    file: Path | None = getattr(settings, f"{key}_file")
+    return None if file is None else read_secret(file, f"kafka.{key}_file")
 
 
 def _text(value: object | None) -> str | None:

@@ -35,6 +35,7 @@ from replication_pipeline.kafka.client import (
     Admin,
     refuse_bad_options,
 )
+from replication_pipeline.kafka.handshakes import Handshakes
 from replication_pipeline.kafka.lifeline import Lifeline, lost, part
 from replication_pipeline.kafka.reading import (
     Intake,
@@ -67,6 +68,7 @@ class KafkaEventConsumer:
     store: OffsetStore
     _consumer: Consumer | None = field(default=None)
     _lifeline: Lifeline = field(init=False)
+    _handshakes: Handshakes = field(init=False)
     _admin: Admin = field(init=False)
     _watch: TopicWatch = field(init=False)
     _intake: Intake = field(init=False)
@@ -78,14 +80,15 @@ class KafkaEventConsumer:
 
     def __post_init__(self) -> None:
         self._intake = Intake(self.settings.consumer.max_batch_bytes)
-        self._admin = Admin(self.settings.kafka)
+        self._admin = Admin(self.settings)
 
     def poll(self, limit: int, timeout: timedelta) -> Consumed | None:
         """Up to ``limit`` messages, and ``consumer.max_batch_bytes`` of them, as soon as there are
         any; ``None`` after ``timeout``.
 
         What was handed over counts as done unless ``rewind`` is called before the next poll.
-        Raises ``FatalError`` when a position is not in the log, or means another topic.
+        Raises ``FatalError`` when a position is not in the log, or means another topic, and when no
+        broker lets us in for a reason that time does not heal.
         """
         consumer = self._connected()
         if self._stale:
@@ -95,8 +98,11 @@ class KafkaEventConsumer:
         try:
             self._intake.fetch(consumer, limit, timeout.total_seconds())
             self._raise_from_callback()
+            self._handshakes.check()
             self._raise_if_cut_off()
             messages = tuple(self._mine(self._intake.take(limit)))
+            if messages:
+                self._handshakes.succeeded()
         except BaseException:
             # librdkafka has moved past whatever it had handed over: go back before the next poll.
             self._stale = True
@@ -141,7 +147,12 @@ class KafkaEventConsumer:
                 )
             try:
                 self._lifeline = Lifeline()
-                options = consumer_options(self.settings) | self._lifeline.options
+                self._handshakes = Handshakes(self.settings.kafka, self.settings.contour.name)
+                options = (
+                    consumer_options(self.settings)
+                    | self._lifeline.options
+                    | self._handshakes.options
+                )
                 consumer = Consumer(options, logger=QUIET)
             except (KafkaException, ValueError, TypeError) as error:
                 raise refuse_bad_options(error) from None
@@ -163,6 +174,7 @@ class KafkaEventConsumer:
             return
         keys = [(Topic(p.topic), p.partition) for p in partitions]
         begin, self._compared = 0, False
+        self._handshakes.succeeded()
         try:
             self._compare()
             stored = self.store.offsets(keys)

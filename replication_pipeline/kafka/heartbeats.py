@@ -54,11 +54,16 @@ class KafkaHeartbeats:
 
     def __post_init__(self) -> None:
         self.topic = heartbeat_topic(prefix=self.settings.kafka.topic_prefix)
-        self._admin = Admin(self.settings.kafka)
+        self._admin = Admin(self.settings)
 
     def send(self, value: bytes) -> int:
-        """The record's offset, once it is acknowledged. ``TransientError`` when it is not."""
+        """The record's offset, once it is acknowledged. ``TransientError`` when it is not.
+
+        Raises ``FatalError`` when no broker lets us in, and time won't heal that.
+        """
         if self._producer is None:
+            with self._admin.asking():  # it finds out whether and why no broker lets us in
+                pass
             self._producer = self._made(
                 Producer,
                 {

@@ -57,7 +57,7 @@ class Cluster:
 
 def inspect(settings: Settings, topics: Iterable[str]) -> Cluster:
     """The cluster and ``topics``. ``TransientError`` when no broker answers."""
-    admin, contour, wanted = admin_client(settings.kafka), settings.contour.name, list(topics)
+    admin, contour, wanted = admin_client(settings), settings.contour.name, list(topics)
     try:
         nodes = admin.describe_cluster(request_timeout=PATIENCE).result(PATIENCE * 2).nodes
     except (KafkaException, TimeoutError) as error:

@@ -26,6 +26,7 @@ from replication_pipeline.kafka.client import (
     client_options,
     refuse_bad_options,
 )
+from replication_pipeline.kafka.handshakes import Handshakes
 from replication_pipeline.settings import Settings
 
 POLL_SLICE: Final = 0.1  # seconds between looks at the stop flag
@@ -58,7 +59,7 @@ class KafkaEventProducer:
     settings: Settings
     _producer: Producer | None = field(default=None)
     _topics: dict[str, str] = field(default_factory=dict)
-    _trouble: str | None = field(default=None)  # what librdkafka last said of its connections
+    _handshakes: Handshakes | None = field(default=None)
 
     def connect(self) -> None:
         """Start connecting in the background, so that the first batch need not wait for it.
@@ -90,14 +91,25 @@ class KafkaEventProducer:
         return flight
 
     def poll(self) -> None:
-        """Serve delivery reports; returns with the first ones (``flush`` would wait for longer)."""
+        """Serve delivery reports; returns with the first ones (``flush`` would wait for longer).
+
+        Raises ``FatalError`` when no broker lets us in, and time won't heal that.
+        """
         self._connected().poll(POLL_SLICE)
+        if self._handshakes is not None:
+            self._handshakes.check()
+
+    def welcomed(self) -> None:
+        """Kafka has acknowledged something."""
+        if self._handshakes is not None:
+            self._handshakes.succeeded()
 
     def away(self, why: str) -> TransientError:
         """The error for an outage. The producer is replaced."""
+        trouble = self._handshakes.last if self._handshakes else None
         self.replace()
-        if self._trouble and self._trouble not in why:
-            why += f" ({self._trouble})"
+        if trouble and trouble not in why:
+            why += f" ({trouble})"
         return TransientError(
             f"contour {self.settings.contour.name}: Kafka is away: {why}",
             remedy="nothing is lost; look at the brokers, and at kafka in the configuration",
@@ -110,7 +122,7 @@ class KafkaEventProducer:
 
     def replace(self) -> None:
         """Drop the producer with all that it has queued; the next batch makes a new one."""
-        producer, self._producer, self._trouble = self._producer, None, None
+        producer, self._producer, self._handshakes = self._producer, None, None
         if producer is not None:
             producer.purge()
             producer.flush(0.5)
@@ -127,7 +139,7 @@ class KafkaEventProducer:
         event that was not delivered gives up the batch.
         """
         while not stop:
-            producer.poll(POLL_SLICE)
+            self.poll()
             if flight.outage is not None:
                 raise self.away(flight.outage)
             try:
@@ -145,15 +157,13 @@ class KafkaEventProducer:
 
     def _connected(self) -> Producer:
         if self._producer is None:
-            options = producer_options(self.settings) | {"error_cb": self._hear}
+            self._handshakes = Handshakes(self.settings.kafka, self.settings.contour.name)
+            options = producer_options(self.settings) | self._handshakes.options
             try:
                 self._producer = Producer(options, logger=QUIET)
             except (KafkaException, ValueError, TypeError) as error:
                 raise refuse_bad_options(error) from None
         return self._producer
-
-    def _hear(self, error: KafkaError) -> None:
-        self._trouble = error.str()
 
 
 @dataclass(slots=True)
@@ -202,6 +212,7 @@ class KafkaFlight:
             raise
         if self.open or self.outage is not None:
             raise self.producer.away(self.outage or "no acknowledgement in time")
+        self.producer.welcomed()
 
     def _try_in_smaller_packets(self, stop: StopToken, deadline: float) -> None:
         """A broker refuses a whole packet for the sake of one event, or of all together: halve, until

@@ -54,7 +54,7 @@ class ReplayPlan:
 
 def plan_replay(settings: Settings, start: Start) -> ReplayPlan:
     """The topics of all tables of ``settings``. ``TransientError`` when Kafka does not answer."""
-    admin, contour = admin_client(settings.kafka), settings.contour.name
+    admin, contour = admin_client(settings), settings.contour.name
     tables = {topic_for(t, prefix=settings.kafka.topic_prefix): t for t in settings.tables}
     logs = read_logs(admin, contour, tables)
     for topic, table in tables.items():

@@ -53,7 +53,7 @@ def search(
     values: bool = False,
 ) -> Search:
     """Events of ``key`` since ``since``, or all. ``TransientError`` when Kafka does not answer."""
-    admin, contour = admin_client(settings.kafka), settings.contour.name
+    admin, contour = admin_client(settings), settings.contour.name
     log = read_logs(admin, contour, [topic]).get(topic)
     if log is None:
         return Search((), None)

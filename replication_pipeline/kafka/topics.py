@@ -27,7 +27,7 @@ def ensure_topics(settings: Settings, tables: list[str]) -> dict[str, bool]:
 
     Raises ``TransientError`` when no broker answers, ``FatalError`` when Kafka refuses.
     """
-    admin = admin_client(settings.kafka)
+    admin = admin_client(settings)
     wanted = {topic_for(t, prefix=settings.kafka.topic_prefix): t for t in tables}
     futures: Mapping[str, object] = admin.create_topics(
         [

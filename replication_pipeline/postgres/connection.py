@@ -7,12 +7,13 @@ A connection that failed in any way is closed and made anew; none is ever mended
 from __future__ import annotations
 
 import psycopg
-from psycopg import conninfo
 
-from replication_pipeline.domain.errors import ConfigurationError, WrongContourError
+from replication_pipeline.domain.errors import WrongContourError
 from replication_pipeline.postgres import queries
+from replication_pipeline.postgres.conninfo import conninfo_of
 from replication_pipeline.postgres.failures import translating
-from replication_pipeline.settings import PostgresSettings, Settings, read_secret
+from replication_pipeline.postgres.refusals import refusal
+from replication_pipeline.settings import Settings
 
 # Values leave and enter as text in exactly these forms, whatever the role's own settings are.
 SESSION_SETTINGS = {
@@ -32,50 +33,6 @@ SESSION_SETTINGS = {
     "quote_all_identifiers": "off",  # type names are read from the catalog as text
 }
 
-# A server that has vanished without a word is noticed within half a minute instead of hours. Whatever
-# the connection string says of these wins.
-VANISHED = {
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "4",
-    "tcp_user_timeout": "30000",
-}
-
-
-def conninfo_of(settings: PostgresSettings) -> str:
-    """The libpq string, secrets included: never log it."""
-    parts: dict[str, object] = {
-        "host": settings.host,
-        "port": settings.port,
-        "dbname": settings.dbname,
-        "user": settings.user,
-        "sslmode": settings.sslmode,
-        "sslrootcert": settings.sslrootcert,
-        "sslcert": settings.sslcert,
-        "sslkey": settings.sslkey,
-        "password": _password(settings),
-        "connect_timeout": max(2, round(settings.connect_timeout.total_seconds())),
-    }
-    try:
-        given = conninfo.conninfo_to_dict(
-            settings.dsn.get_secret_value(),
-            **{name: str(value) for name, value in parts.items() if value is not None},
-        )
-        return conninfo.make_conninfo("", **(VANISHED | given))
-    except psycopg.ProgrammingError:
-        raise ConfigurationError(
-            "postgres.dsn: not a libpq connection string",
-            remedy="write key=value pairs or a URI: host=db1 dbname=app user=replicator",
-        ) from None
-
-
-def _password(settings: PostgresSettings) -> str | None:
-    if settings.password is not None:
-        return settings.password.get_secret_value()
-    if settings.password_file is not None:
-        return read_secret(settings.password_file, "postgres.password_file")
-    return None
-
 
 def connect(
     settings: Settings, *, application_name: str, autocommit: bool = True, check: bool = True
@@ -83,7 +40,7 @@ def connect(
     """A new connection with pinned session settings and timeouts.
 
     ``check``: refuse a database that is not this contour's. Raises ``TransientError`` when the
-    server can't be reached, ``FatalError`` when it refuses us.
+    server can't be reached, ``FatalError`` when it refuses us, or is not the one we trust.
     """
     postgres = settings.postgres
     milliseconds = {
@@ -95,10 +52,14 @@ def connect(
     options = SESSION_SETTINGS | {
         name: str(round(value.total_seconds() * 1000)) for name, value in milliseconds.items()
     }
+    target = conninfo_of(postgres, strict=settings.strict)
     with translating(f"contour {settings.contour.name}"):
-        connection = psycopg.connect(
-            conninfo_of(postgres), application_name=application_name, autocommit=True
-        )
+        try:
+            connection = psycopg.connect(target, application_name=application_name, autocommit=True)
+        except psycopg.OperationalError as error:
+            if refused := refusal(error, target, settings.contour.name):
+                raise refused from error
+            raise
         try:
             connection.execute(
                 "select " + ", ".join("set_config(%s, %s, false)" for _ in options),

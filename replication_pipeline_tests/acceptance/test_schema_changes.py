@@ -212,7 +212,7 @@ def test_a_renamed_table_keeps_its_name_in_commands(
     told = call(a, tmp_path, "setup-table", "things").exception
     assert isinstance(told, RefusedError)
     assert "table things was renamed: it is items in events" in told.message
-    assert "things_changes" not in " ".join(admin_client(a.settings.kafka).list_topics().topics)
+    assert "things_changes" not in " ".join(admin_client(a.settings).list_topics().topics)
     assert json.loads(call(a, tmp_path, "trace", "items", 1, "--json").stdout)["seen"]
     assert call(a, tmp_path, "remove-table", "items").exit_code == 0
     a.run("update things set note = 'x'; drop table things")

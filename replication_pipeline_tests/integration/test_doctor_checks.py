@@ -491,7 +491,7 @@ def test_dead_rows_and_short_retention(pair: list[Contour]) -> None:
 @contextmanager
 def configured(settings: Settings, topic: str, **changes: str) -> Iterator[None]:
     """With other settings of a topic."""
-    admin = admin_client(settings.kafka)
+    admin = admin_client(settings)
 
     def change(kind: Any) -> None:
         resource = ConfigResource(

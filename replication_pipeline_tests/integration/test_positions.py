@@ -182,7 +182,7 @@ def test_glances_notice_what_no_rebalance_tells(
     with runtime.open_inbox(b.settings, "test") as inbox:
         topics = {topic_of(b): "users"}
         first, second = (
-            topic_watch.TopicWatch("b", topics, Admin(b.settings.kafka), inbox) for _ in range(2)
+            topic_watch.TopicWatch("b", topics, Admin(b.settings), inbox) for _ in range(2)
         )
         for watch in (first, second):
             watch.compare()

@@ -252,7 +252,7 @@ def test_a_topic_without_the_right_to_write_holds_its_events_only(contour: Conto
     prefix = contour.settings.kafka.topic_prefix
     denial = (ResourceType.TOPIC, topic_for("orders", prefix=prefix), ResourcePatternType.LITERAL,
               "User:ANONYMOUS", "*", AclOperation.WRITE, AclPermissionType.DENY)  # fmt: skip
-    admin = admin_client(contour.settings.kafka)
+    admin = admin_client(contour.settings)
     _done(admin.create_acls([AclBinding(*denial)]))
     contour.settings = with_settings(
         contour.settings, publisher={"retry_backoff": timedelta(milliseconds=100)}
@@ -340,7 +340,7 @@ def test_events_pass_a_topic_with_a_small_limit_and_the_one_above_it_is_parked(
     """The broker's limit is one of a packet; it refuses all events that travel in it."""
     entry = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
     topic = topic_for("users", prefix=contour.settings.kafka.topic_prefix)
-    admin = admin_client(contour.settings.kafka)
+    admin = admin_client(contour.settings)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     _done(admin.incremental_alter_configs([resource]))
     contour.settings = with_settings(

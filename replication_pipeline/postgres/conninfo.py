@@ -1,0 +1,116 @@
+"""The libpq string of a contour: what may be said in it, and what is too weak for production.
+
+libpq's own parser reads ``postgres.dsn``, so what is checked here is what it will do. Options that
+would change the session under the pipeline are refused, wherever they come from: environment
+variables of libpq (``PGOPTIONS``, ``PGSERVICE``) count as well.
+
+``sslrootcert=system`` becomes the path of the machine's CAs: the OpenSSL that psycopg's wheel brings
+looks for them in a directory of its own, where there are none.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import psycopg
+from psycopg import conninfo, pq
+
+from replication_pipeline.domain.errors import ConfigurationError
+from replication_pipeline.domain.transport import why_not_libpq, why_weak_postgres
+from replication_pipeline.settings import PostgresSettings, read_secret
+
+# A server that has vanished without a word is noticed within half a minute instead of hours. Whatever
+# the connection string says of these wins.
+VANISHED: Final = {
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
+
+
+def conninfo_of(settings: PostgresSettings, *, strict: bool = False) -> str:
+    """The libpq string, secrets included: never log it. ``strict``: refuse what is not encrypted, or
+    not checked to be the right server. Raises ``ConfigurationError``.
+    """
+    parts: dict[str, object] = {
+        "host": settings.host,
+        "port": settings.port,
+        "dbname": settings.dbname,
+        "user": settings.user,
+        "sslmode": settings.sslmode,
+        "sslrootcert": settings.sslrootcert,
+        "sslcert": settings.sslcert,
+        "sslkey": settings.sslkey,
+        "sslcrl": settings.sslcrl,
+        "sslpassword": _from(settings.sslpassword_file, "sslpassword_file"),
+        "channel_binding": settings.channel_binding,
+        "password": settings.password.get_secret_value()
+        if settings.password is not None
+        else _from(settings.password_file, "password_file"),
+        "connect_timeout": max(2, round(settings.connect_timeout.total_seconds())),
+    }
+    try:
+        given = conninfo.conninfo_to_dict(
+            settings.dsn.get_secret_value(),
+            **{name: str(value) for name, value in parts.items() if value is not None},
+        )
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            "postgres.dsn: not a libpq connection string",
+            remedy="write key=value pairs or a URI: host=db1 dbname=app user=replicator",
+        ) from None
+    options = {name: str(value) for name, value in given.items() if value is not None}
+    _refuse_forbidden(options)
+    options = _with_system_cas(options)
+    if strict:
+        _refuse_weak(options)
+        # Kerberos' encryption would go before TLS, and past what was asked for.
+        options = {"gssencmode": "disable"} | options
+    return conninfo.make_conninfo("", **(VANISHED | options))
+
+
+def _from(path: Path | None, key: str) -> str | None:
+    return None if path is None else read_secret(path, f"postgres.{key}")
+
+
+def _refuse_forbidden(options: Mapping[str, str]) -> None:
+    for name, value in options.items():
+        if value and (why := why_not_libpq(name, value)):
+            raise ConfigurationError(
+                f"postgres.dsn: {name} can't be set there: {why}", remedy=f"take {name} out"
+            )
+    for option in pq.Conninfo.get_defaults():
+        if option.envvar and option.val not in (None, option.compiled):
+            name, variable = option.keyword.decode(), option.envvar.decode()
+            if name not in options and (why := why_not_libpq(name, option.val.decode())):
+                raise ConfigurationError(
+                    f"environment variable {variable} can't be used: {why}",
+                    remedy=f"unset {variable} for this program",
+                )
+
+
+def _with_system_cas(options: dict[str, str]) -> dict[str, str]:
+    if options.get("sslrootcert") != "system":
+        return options
+    if options.get("sslmode", "verify-full") != "verify-full":
+        raise ConfigurationError(
+            f"postgres.sslmode {options['sslmode']} is too weak for sslrootcert system: anybody can "
+            "have a certificate of some well-known CA",
+            remedy="set postgres.sslmode: verify-full",
+        )
+    paths = ssl.get_default_verify_paths()
+    cas = {"sslrootcert": paths.cafile} if paths.cafile else {}
+    return options | {"sslmode": "verify-full"} | cas
+
+
+def _refuse_weak(options: Mapping[str, str]) -> None:
+    if found := why_weak_postgres(options):
+        why, remedy = found
+        raise ConfigurationError(
+            f"profile production refuses postgres.{why}",
+            remedy=f"{remedy} (or write insecure: true)",
+        )
