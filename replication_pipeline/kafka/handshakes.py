@@ -50,7 +50,6 @@ class _Refusal:
     kind: Kind
     host: str
     port: int
-    text: str
 
 
 @dataclass(slots=True)
@@ -186,7 +185,7 @@ def _read(text: str) -> _Refusal | None:
     kind = next((kind for pattern, kind in _KINDS if pattern.search(text)), None)
     if where is None or kind is None:
         return None
-    return _Refusal(kind, where["v6"] or where["host"], int(where["port"]), text)
+    return _Refusal(kind, where["v6"] or where["host"], int(where["port"]))
 
 
 def _speaks_plain(host: str, port: int) -> bool:
