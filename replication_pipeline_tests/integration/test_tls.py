@@ -35,7 +35,7 @@ from replication_pipeline_tests.secured import PASSWORD, USER, Secured, secured
 
 pytestmark = pytest.mark.integration
 
-QUICKLY = 6.0  # seconds, on a machine that is busy
+QUICKLY = 15.0  # seconds, on a machine that is busy; it takes less than one
 _numbers = itertools.count(1)
 
 
@@ -257,7 +257,7 @@ def test_what_is_wrong_ends_each_client_of_kafka_in_seconds(
 def test_who_gives_out_tokens_may_come_back(
     place: Secured, away: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 0.5)
+    monkeypatch.setattr(client, "PATIENCE", 1.5)
     settings = kafka_settings(place, **token(place, **away))
     with pytest.raises(TransientError, match=r"lets us in .*OAUTHBEARER token") as told:
         by_admin(settings)
@@ -282,9 +282,8 @@ def test_who_hangs_up_may_be_on_its_way_down(
 
 
 def test_a_producer_tells_why_kafka_is_away(place: Secured) -> None:
-    """Half a second is too short for brokers that are only slow; what was heard is told as well."""
     settings = kafka_settings(
-        place, bootstrap_servers="localhost:1", delivery_timeout=timedelta(milliseconds=500)
+        place, bootstrap_servers="localhost:1", delivery_timeout=timedelta(seconds=2)
     )
     with pytest.raises(TransientError, match=r"Kafka is away: .*localhost:1.*Connection refused"):
         by_producer(settings)
