@@ -36,6 +36,7 @@ select set_config('replication.setup_contour', :'contour', true) as contour,
 \ir schema/50_setup_table.sql
 \ir schema/55_event_value.sql
 \ir schema/60_monitoring.sql
+\ir schema/61_metrics.sql
 \ir schema/90_grants.sql
 commit;
 \echo replication_pipeline is installed: contour :contour, id :contour_id

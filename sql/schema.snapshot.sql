@@ -2095,6 +2095,15 @@ CREATE AGGREGATE replication.merged(jsonb) (
     STYPE = jsonb
 );
 ALTER AGGREGATE replication.merged(jsonb) OWNER TO postgres;
+CREATE TABLE replication.comparisons (
+    table_name text NOT NULL,
+    compared_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    contours text[] NOT NULL,
+    row_count bigint NOT NULL,
+    differing bigint NOT NULL,
+    complete boolean NOT NULL
+);
+ALTER TABLE replication.comparisons OWNER TO replication_owner;
 CREATE TABLE replication.consumer_offsets (
     topic text NOT NULL,
     partition integer NOT NULL,
@@ -2198,6 +2207,15 @@ CREATE TABLE replication.heartbeat_log (
 )
 WITH (fillfactor='50');
 ALTER TABLE replication.heartbeat_log OWNER TO replication_owner;
+CREATE TABLE replication.histograms (
+    metric text NOT NULL,
+    table_name text DEFAULT ''::text NOT NULL,
+    counts bigint[] NOT NULL,
+    total bigint NOT NULL,
+    CONSTRAINT histograms_counts_check CHECK ((cardinality(counts) = 16)),
+    CONSTRAINT histograms_metric_check CHECK ((metric = ANY (ARRAY['publish_batch'::text, 'apply_batch'::text, 'publish_latency'::text, 'end_to_end_lag'::text])))
+);
+ALTER TABLE replication.histograms OWNER TO replication_owner;
 CREATE TABLE replication.parked_events (
     id bigint NOT NULL,
     topic text NOT NULL,
@@ -2573,6 +2591,8 @@ ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.repl
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_1 FOR VALUES IN ('1');
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_2 FOR VALUES IN ('2');
 ALTER TABLE ONLY replication.replication_queue ATTACH PARTITION replication.replication_queue_3 FOR VALUES IN ('3');
+ALTER TABLE ONLY replication.comparisons
+    ADD CONSTRAINT comparisons_pkey PRIMARY KEY (table_name);
 ALTER TABLE ONLY replication.consumer_offsets
     ADD CONSTRAINT consumer_offsets_pkey PRIMARY KEY (topic, partition);
 ALTER TABLE ONLY replication.consumer_topics
@@ -2844,6 +2864,9 @@ GRANT ALL ON FUNCTION replication.with_current_key(t replication.replicated_tabl
 REVOKE ALL ON FUNCTION replication.merged(jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.merged(jsonb) TO replication_owner;
 GRANT ALL ON FUNCTION replication.merged(jsonb) TO replication_consumer;
+GRANT SELECT,INSERT,UPDATE ON TABLE replication.comparisons TO replication_publisher;
+GRANT SELECT,INSERT,UPDATE ON TABLE replication.comparisons TO replication_consumer;
+GRANT SELECT ON TABLE replication.comparisons TO replication_monitor;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.consumer_offsets TO replication_consumer;
 GRANT SELECT ON TABLE replication.consumer_offsets TO replication_monitor;
@@ -2868,6 +2891,9 @@ GRANT SELECT ON TABLE replication.heartbeat TO replication_monitor;
 GRANT SELECT ON TABLE replication.heartbeat_log TO replication_publisher;
 GRANT SELECT,UPDATE ON TABLE replication.heartbeat_log TO replication_consumer;
 GRANT SELECT ON TABLE replication.heartbeat_log TO replication_monitor;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.histograms TO replication_publisher;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.histograms TO replication_consumer;
+GRANT SELECT ON TABLE replication.histograms TO replication_monitor;
 GRANT SELECT ON TABLE replication.parked_events TO replication_publisher;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE replication.parked_events TO replication_consumer;
 GRANT SELECT ON TABLE replication.parked_events TO replication_monitor;

@@ -47,6 +47,7 @@ class Staged:
     conflicts: int = 0
     displaced: int = 0
     lag: timedelta = timedelta()
+    changes: Sequence[int] = ()  # their versions
     deletes: bool = True
     """Whether there may be any; so for what follows."""
     writes: bool = True
@@ -62,10 +63,16 @@ class Staged:
 
     def learn(self, found: Incoming) -> None:
         """What reading the events has told."""
-        self.own, self.staged = found.own, found.rows
-        if found.oldest:
-            age = datetime.now(UTC).timestamp() - microseconds_of(found.oldest) / 1_000_000
+        self.own, self.staged, self.changes = found.own, found.rows, found.changes
+        if found.changes:
+            age = datetime.now(UTC).timestamp() - microseconds_of(min(found.changes)) / 1_000_000
             self.lag = timedelta(seconds=max(0.0, age))
+
+    def changed_at(self) -> Sequence[int]:
+        """When the changes were made, in µs since 1970. Without those that were known already: what is
+        sent again is older than what comes for the first time, and its age tells nothing.
+        """
+        return [microseconds_of(version) for version in sorted(self.changes)[self.duplicates :]]
 
 
 @dataclass(frozen=True, slots=True)

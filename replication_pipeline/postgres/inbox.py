@@ -19,6 +19,7 @@ import psycopg
 from replication_pipeline.domain.errors import (
     OffsetConflictError,
     PoisonError,
+    ReplicationError,
     TransientError,
 )
 from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
@@ -28,11 +29,12 @@ from replication_pipeline.engine.failpoints import armed, failpoint
 from replication_pipeline.engine.ports import PoisonErrorLike
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan
-from replication_pipeline.postgres.apply_steps import ApplySteps, total
+from replication_pipeline.postgres.apply_steps import ApplySteps, Staged, total
 from replication_pipeline.postgres.connection import is_shared, pin_plans
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.few_events import FewEvents
 from replication_pipeline.postgres.foreign_keys import BlockedDelete, ForeignKeyPolicies
+from replication_pipeline.postgres.histograms import Histograms
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline.postgres.session import Session
 from replication_pipeline.settings import Settings
@@ -46,6 +48,7 @@ WITHOUT_ROUNDS: Final = timedelta(minutes=5)  # a blocked delete waits for round
 EMPTY: Final = BatchResult(role="applier")
 
 _ParkedRow = tuple[int, str, int, int, bytes]  # id, topic, partition, offset, event
+_Applied = tuple[Sequence[Staged], BatchResult]
 
 
 class _UnusualError(Exception):
@@ -70,6 +73,7 @@ class PostgresInbox:
     _next_heartbeat: float = field(default=0.0)
     _anything_parked: bool = field(default=True)
     _shared: bool = field(default=True)  # the session, with others, by a pooler
+    _histograms: Histograms = field(default_factory=Histograms)
 
     def __post_init__(self) -> None:
         self._session = Session(self.settings, application_name=APPLICATION_NAME)
@@ -96,9 +100,13 @@ class PostgresInbox:
 
     def apply(self, batch: Consumed) -> BatchResult:
         """Apply a batch and move its offsets, in one transaction."""
-        return self._apply_few(batch) or self._apply_in_steps(batch)
+        began = time.perf_counter()
+        parts, result = self._apply_few(batch) or self._apply_in_steps(batch)
+        if not self.replaying:
+            self._observe(parts, time.perf_counter() - began)
+        return result
 
-    def _apply_few(self, batch: Consumed) -> BatchResult | None:
+    def _apply_few(self, batch: Consumed) -> _Applied | None:
         """In one round trip, if the batch is small and nothing about it is unusual."""
         # Points to die at lie between the steps.
         if self.replaying or armed() or not self._few.fit(batch):
@@ -110,10 +118,10 @@ class PostgresInbox:
                 parts = self._few.apply(connection, batch, self._plans)
             if parts is None:
                 raise _UnusualError
-            return total(parts, batch.messages)
+            return parts, total(parts, batch.messages)
         return None
 
-    def _apply_in_steps(self, batch: Consumed) -> BatchResult:
+    def _apply_in_steps(self, batch: Consumed) -> _Applied:
         with self._transaction("applying events") as connection:
             self._begin(connection)
             self._advance(connection, batch.advances)
@@ -128,7 +136,7 @@ class PostgresInbox:
             failpoint("applied")
             self._anything_parked |= bool(result.parked) or any(part.displaced for part in parts)
         failpoint("apply_committed")
-        return result
+        return parts, result
 
     def park(self, batch: Consumed, error: PoisonErrorLike) -> BatchResult:
         """Keep the batch's only message as a parked event, and move its offset past it."""
@@ -167,6 +175,9 @@ class PostgresInbox:
 
     def close(self) -> None:
         """Mark the worker as ended and disconnect."""
+        if self._session.is_open and self._histograms.overdue():
+            with contextlib.suppress(ReplicationError):
+                self._tell_histograms()
         self._session.close(self.instance)
 
     # --- one transaction -------------------------------------------------------------------------
@@ -260,6 +271,8 @@ class PostgresInbox:
         with self._transaction("looking for deletes to settle") as connection:
             self._beat(connection)
             unsettled = {name for (name,) in connection.execute(SQL["unsettled_tables"])}
+        if self._histograms.overdue(HEARTBEAT_EVERY):
+            self._tell_histograms()
         for table_plan in [p for p in self._plans if p.table.name in unsettled]:
             with contextlib.suppress(PoisonError):
                 self._settle(table_plan)
@@ -435,6 +448,22 @@ class PostgresInbox:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_EVERY
             self._count(connection, EMPTY)
+
+    def _observe(self, parts: Sequence[Staged], seconds: float) -> None:
+        """What a batch that is committed has taken. A second lane has no other moment to tell it."""
+        now = round(time.time() * 1_000_000)
+        for part in parts:
+            table = part.plan.table.name
+            self._histograms.since("end_to_end_lag", table, part.changed_at(), now)
+        self._histograms.took("apply_batch", timedelta(seconds=seconds))
+        if self._histograms.overdue(2 * HEARTBEAT_EVERY):
+            with contextlib.suppress(TransientError):  # the batch is done, and this can wait
+                self._tell_histograms()
+
+    def _tell_histograms(self) -> None:
+        with self._transaction("adding to the histograms") as connection:
+            self._histograms.write(connection)
+        self._histograms.forget()
 
     def _count(self, connection: psycopg.Connection, result: BatchResult) -> None:
         if self.replaying:

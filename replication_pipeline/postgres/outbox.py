@@ -44,6 +44,7 @@ from replication_pipeline.postgres.broken_turns import BrokenTurns
 from replication_pipeline.postgres.connection import pin_plans
 from replication_pipeline.postgres.event_heads import head_of_removed, read_heads
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.histograms import Histograms
 from replication_pipeline.postgres.low_water import LowWater
 from replication_pipeline.postgres.session import Session
 from replication_pipeline.postgres.shards import SHARDS
@@ -94,6 +95,9 @@ class PostgresOutbox:
     _unmarked: Sequence[ClaimedEvent] = ()  # Kafka has them, and the next message marks them
     _short: ShortTurns | None = None
     _broken: BrokenTurns = field(default_factory=BrokenTurns)
+    _histograms: Histograms = field(default_factory=Histograms)
+    # Of this turn: when by the server's clock a batch was in Kafka, and when its events were captured.
+    _sent: list[tuple[int, Mapping[str, list[int]]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._counting = self.lane
@@ -190,6 +194,7 @@ class PostgresOutbox:
                 self._unmarked = published
             self._mark(connection, "hold_fenced", fenced)
             failpoint("marked")
+            self._note(published)
             if not refused:
                 return 0
             publisher = self.settings.publisher
@@ -216,6 +221,7 @@ class PostgresOutbox:
                 unmarked, self._unmarked = self._unmarked, ()
                 self._short.finish(_places(unmarked), self._counting, batches)
                 self._broken.end()
+                self._observe(batches)
                 return
             if batches:
                 connection.execute(
@@ -233,6 +239,7 @@ class PostgresOutbox:
             failpoint("counted")
             connection.commit()
             self._broken.end()
+            self._observe(batches)
             failpoint("committed")
 
     def anything_held(self) -> bool:
@@ -256,20 +263,21 @@ class PostgresOutbox:
 
     def close(self) -> None:
         """Disconnect; the first lane marks the worker as ended before."""
-        if self.lane:
-            self._session.drop()
-            return
-        if self._session.is_open:
+        if self._session.is_open and (self.lane == 0 or self._histograms.overdue()):
             with contextlib.suppress(psycopg.Error):
                 connection, _ = self._session.connection()
                 connection.rollback()
                 self._beat(connection)
-        self._session.close(self.instance)
+        if self.lane:
+            self._session.drop()
+        else:
+            self._session.close(self.instance)
 
     def _connection(self) -> psycopg.Connection:
         connection, new = self._session.connection()
         if new:
             self._reached, self._unmarked = {}, ()
+            self._sent.clear()
             self._next_heartbeat = self._next_look = self._next_due = 0.0
             self._low_water = LowWater(SQL, tuple(range(SHARDS)))
             # Text goes from PostgreSQL to librdkafka as bytes, never decoded on the way.
@@ -317,6 +325,23 @@ class PostgresOutbox:
         self._counting += MOST_LANES  # rows of no other lane
         if self.lane == 0:
             connection.execute(SQL["heartbeat"], {"instance": self.instance})
+        self._histograms.write(connection)
+        self._histograms.forget()
+
+    def _note(self, published: Sequence[ClaimedEvent]) -> None:
+        captured: defaultdict[str, list[int]] = defaultdict(list)
+        for event in published:
+            captured[event.table].append(event.created)
+        self._sent.append((round((time.time() + self._clock) * 1_000_000), captured))
+
+    def _observe(self, batches: Sequence[BatchResult]) -> None:
+        """The turn is committed."""
+        for at, captured in self._sent:
+            for table, moments in captured.items():
+                self._histograms.since("publish_latency", table, moments, at)
+        self._sent.clear()
+        for batch in batches:
+            self._histograms.took("publish_batch", batch.duration)
 
     def _anything_to_do(self, connection: psycopg.Connection) -> bool:
         if self._due:

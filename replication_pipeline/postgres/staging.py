@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from json.encoder import encode_basestring
@@ -66,14 +66,14 @@ class Judge:
 
 @dataclass(slots=True)
 class Incoming:
-    """What was noticed of a batch on the way. ``oldest`` is the version of a change, 0 without any: the
-    age of a snapshot's rows does not tell how long they took.
+    """What was noticed of a batch on the way. ``changes`` are the versions of changes: the age of a
+    snapshot's rows does not tell how long they took.
     """
 
     rows: int = 0
     own: int = 0
     elsewhere: int = 0  # sent to another contour
-    oldest: int = 0
+    changes: list[int] = field(default_factory=list)
     deletes: int = 0
     lacking: bool = False  # an event lacks columns
     rivals: bool = False  # a key has several events
@@ -109,7 +109,7 @@ class Reader:
         filled in at the end. Raises ``PoisonError`` when one is no event of replication_pipeline.
         """
         names, columns, key_names = self._names, self._columns, self._key_names
-        own, elsewhere, oldest = 0, 0, 0
+        own, elsewhere, changes = 0, 0, found.changes
         newest = pack(judge.newest_clock, MAX_CONTOUR_ID)
         keys: set[str] = set()
         for seq, message in enumerate(messages, 1):
@@ -138,8 +138,8 @@ class Reader:
             found.deletes += gone
             found.lacking |= missing is not None
             if source.snapshot is None:
-                if event.op != "r" and (version < oldest or not oldest):
-                    oldest = version
+                if event.op != "r":
+                    changes.append(version)
             elif gone:  # long ago, and sent by somebody who has written nothing: no conflict
                 base = NEWEST
             key = self._record_key(values)
@@ -161,7 +161,7 @@ class Reader:
                     for name, write, plain in columns
                 ],
             )
-        found.rows, found.own, found.oldest = len(messages) - own - elsewhere, own, oldest
+        found.rows, found.own = len(messages) - own - elsewhere, own
         found.elsewhere = elsewhere
         found.rivals = len(keys) < found.rows
 

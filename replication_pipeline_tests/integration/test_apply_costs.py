@@ -59,6 +59,7 @@ OF_A_BATCH = 22
 OF_AN_END = 20  # looks for parked events and unsettled deletes while nothing comes
 PARTITIONS = 3
 IDLE_COUNTS = 10  # heartbeats
+HISTOGRAMS = 2  # of batches, and of the table's arrivals
 DEAD = """
 select relname::text, n_dead_tup::bigint from pg_stat_user_tables where n_dead_tup > 0
 """
@@ -206,4 +207,5 @@ def test_a_backlog_costs_few_round_trips_little_wal_and_no_dead_rows(
     dead = dict(b.run(DEAD))
     assert dead.pop("consumer_offsets") <= PARTITIONS * (len(batches) + WARM_UP)
     assert dead.pop("workers") <= len(batches) + WARM_UP + IDLE_COUNTS
+    assert dead.pop("histograms", 0) <= HISTOGRAMS * IDLE_COUNTS  # each heartbeat merges them
     assert dead.keys() <= {"replicated_tables", "consumer_topics"}  # since it was set up

@@ -96,7 +96,7 @@ def test_a_row_has_what_the_event_tells() -> None:
         "detail": "",
     }
     assert row[len(FIELDS) :] == ("7", "x")
-    assert (found.own, found.oldest, found.rivals) == (0, VERSION, False)
+    assert (found.own, found.changes, found.rivals) == (0, [VERSION], False)
 
 
 def test_own_events_are_left_out_and_places_kept() -> None:

@@ -84,6 +84,11 @@ grant execute on function replication.resend_rows(integer, oid[], tid[], bigint[
 grant execute on function replication.whole_row(integer), replication.tombstone_key(text), replication.base_type(oid),
   replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp) to replication_monitor;
 
+-- Metrics. Workers and comparisons add to what the exporter reads; the exporter, as a member of replication_monitor
+-- alone, writes nothing.
+grant insert, delete, update on replication.histograms to replication_publisher, replication_consumer;
+grant insert, update on replication.comparisons to replication_publisher, replication_consumer;
+
 -- `replication_queue` and the functions are found without their schema in every new session.
 do $$
 declare
