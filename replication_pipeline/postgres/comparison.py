@@ -5,8 +5,8 @@ only under way. So a moment is noted on every contour, and once everything writt
 has arrived everywhere (``compare_settling``), those keys are read again. A row differs if it differs
 still, and nobody has written it meanwhile.
 
-Invariants: nothing is written; no row value leaves a database unless it is asked for; what was not
-looked at is told. It mends nothing: that is ``repair``.
+Invariants: nothing is written but the verdict (``compare_kept``); no row value leaves a database unless
+it is asked for; what was not looked at is told. It mends nothing: that is ``repair``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import psycopg
 from replication_pipeline.domain.comparison import Comparison, Difference, Lag
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.postgres.compare_contours import sides_of
+from replication_pipeline.postgres.compare_kept import keep
 from replication_pipeline.postgres.compare_search import Progress, Search
 from replication_pipeline.postgres.compare_settling import confirm, differs, read_now
 from replication_pipeline.postgres.compare_sql import Key
@@ -88,7 +89,7 @@ def compare_table(
         if len(found) > options.most:
             complete = False
         found = described(search, found[: options.most], values=options.values)
-    return Comparison(
+    comparison = Comparison(
         table,
         search.rows,
         tuple(found),
@@ -99,6 +100,9 @@ def compare_table(
         notes=notes,
         seconds=time.monotonic() - begun,
     )
+    if options.where is None:
+        keep(connections, comparison, settings)
+    return comparison
 
 
 def compare_keys(
