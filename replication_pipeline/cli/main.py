@@ -21,6 +21,7 @@ from replication_pipeline.cli import (
     contours,
     demo,
     doctor,
+    exporter,
     offsets,
     parked,
     repair,
@@ -47,6 +48,7 @@ windows.register(app)
 status.register(app)
 cleanup.register(app)
 doctor.register(app)
+exporter.register(app)
 parked.register(app)
 offsets.register(app)
 conflicts.register(app)
