@@ -10,7 +10,8 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit simulate chaos mutants bench check format lock snapshot clean
+.PHONY: help setup demo test test-unit test-min test-pythons test-postgres simulate chaos mutants bench check format \
+  docs configuration audit lock snapshot clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +36,36 @@ test: $(STAMP)  ## The whole suite on real servers, in WORKERS processes, each w
 test-unit: $(STAMP)  ## The tests that need no server
 	$(BIN)/pytest -m unit $(ARGS)
 
+# The smallest set on real servers that sees whether libraries and versions fit together.
+SMALL := test_install.py test_capture.py test_apply.py
+SMALL_SET := $(SMALL:%=replication_pipeline_tests/integration/%)
+
+# Old packages with new ones below them give warnings that are nobody's fault here.
+test-min: $(STAMP)  ## Unit tests and some on servers, with the oldest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .state/minimum
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --no-annotate --no-header \
+	  --extra demo --extra dev --extra docs pyproject.toml -o .state/minimum.txt
+	VIRTUAL_ENV=.state/minimum $(BIN)/uv pip install --quiet -r .state/minimum.txt
+	VIRTUAL_ENV=.state/minimum $(BIN)/uv pip install --quiet --no-deps -e .
+	.state/minimum/bin/pytest -q -W default -m unit $(ARGS)
+	.state/minimum/bin/pytest -q -W default $(SMALL_SET) $(ARGS)
+
+test-pythons: $(STAMP)  ## Unit tests with each Python that is there (PYTHONS="3.12 3.13")
+	@set -e; for version in $(or $(PYTHONS),3.11 3.12 3.13); do \
+	  echo "Python $$version"; \
+	  $(BIN)/uv venv --quiet --clear --python $$version .state/python-$$version; \
+	  VIRTUAL_ENV=.state/python-$$version $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock; \
+	  VIRTUAL_ENV=.state/python-$$version $(BIN)/uv pip install --quiet --no-deps -e .; \
+	  .state/python-$$version/bin/pytest -q -m unit $(ARGS); \
+	done
+
+# Not for others: what compares a dump with that of 18, or restores one that pg_dump of 18 has written.
+OF_18 := snapshot_says or init_and_psql_install_the_same or restored_from_a_dump
+
+test-postgres: $(STAMP)  ## Some tests on another PostgreSQL (VERSION=16)
+	PYTHONPATH=$$($(BIN)/python -m replication_pipeline_tests.other_postgres $(or $(VERSION),17)) \
+	  $(BIN)/pytest -q $(SMALL_SET) -k "not ($(OF_18))" $(ARGS)
+
 simulate: $(STAMP)  ## The rules alone in a million worlds, minutes (SEEDS=1000000, ARGS="--replay 7")
 	$(BIN)/python -m replication_pipeline_tests.simulation --seeds $(or $(SEEDS),1000000) $(ARGS)
 
@@ -57,12 +88,25 @@ format: $(STAMP)  ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(STAMP)  ## The documents as a site, in site/; links and anchors are checked
+	$(BIN)/mkdocs build --strict
+
+configuration: $(STAMP)  ## Write docs/configuration.md anew from the settings model
+	$(BIN)/python docs/configuration_reference.py
+
+audit: $(STAMP)  ## Are there known vulnerabilities in the locked packages? (asks PyPI)
+	$(BIN)/uvx pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+	$(BIN)/uvx pip-audit --strict --disable-pip --require-hashes -r deploy/requirements.lock
+
 snapshot: $(STAMP)  ## Write sql/schema.snapshot.sql and the text of the Dagster definitions anew
 	UPDATE_SNAPSHOT=1 $(BIN)/pytest -q -k "is_what_the_snapshot_says or are_what_the_snapshot_says"
 
-lock: $(STAMP)  ## Resolve the dependencies again and write requirements.lock
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --upgrade --extra demo --extra dev pyproject.toml -o requirements.lock
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header pyproject.toml
+
+lock: $(STAMP)  ## Resolve the dependencies again and write requirements.lock, and that of the image
+	$(COMPILE) --upgrade --extra demo --extra dev --extra docs -o requirements.lock
+	$(COMPILE) --extra kubernetes --constraint requirements.lock -o deploy/requirements.lock
 
 clean:  ## Remove .venv, caches and the demo's state
-	rm -rf $(VENV) .state .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .state site .pytest_cache .mypy_cache .ruff_cache

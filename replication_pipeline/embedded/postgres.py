@@ -39,8 +39,10 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
 # locale being installed on the machine, so every machine gives the same order.
 INITDB_OPTIONS = (
     *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"),
-    *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-sync", "--no-instructions"),
+    *("--no-sync", "--no-instructions"),
 )
+BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+BUILTIN_LOCALE_SINCE = 17
 
 
 class EmbeddedPostgres:
@@ -182,9 +184,16 @@ class EmbeddedPostgres:
         return settings
 
     def _initdb(self, data: DataDirectory) -> None:
-        initdb = self._run("initdb", *INITDB_OPTIONS, data=data)
+        locale = BUILTIN_LOCALE if self._major() >= BUILTIN_LOCALE_SINCE else ()
+        initdb = self._run("initdb", *INITDB_OPTIONS, *locale, data=data)
         if initdb.wait(timeout=120) != 0:
             raise EmbeddedServerError(f"initdb failed.\n{initdb.tail_of_log()}")
+
+    def _major(self) -> int:
+        # The catalog's contents, which initdb reads, begin with "# PostgreSQL 18".
+        (catalog,) = self.bin("initdb").parent.parent.rglob("postgres.bki")
+        with catalog.open(encoding="utf-8") as lines:
+            return int(lines.readline().split()[-1])
 
     def _run(self, program: str, *arguments: str, data: DataDirectory) -> ManagedProcess:
         with data.reachable() as (path, descriptors):
