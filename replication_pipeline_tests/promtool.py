@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from replication_pipeline.embedded.kafka_jars import cache_directory
+from replication_pipeline.embedded.downloads import cache_directory
 from replication_pipeline.embedded.state import exclusive
 
 PACKAGE: Final = "prometheus"

@@ -135,9 +135,8 @@ class EmbeddedKafka:
                 what=f"Kafka to listen on {self.bootstrap_servers}",
                 process=self._process,
             )
-            admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
             wait_until(
-                lambda: _answers(admin),
+                lambda: _answers(self.bootstrap_servers),
                 timeout=60,
                 what=f"Kafka to answer on {self.bootstrap_servers}",
                 process=self._process,
@@ -232,7 +231,11 @@ class EmbeddedKafka:
         return False
 
 
-def _answers(admin: AdminClient) -> bool:
+def _answers(bootstrap_servers: str) -> bool:
+    """Another client each time: one that was told of no broker, or of an address where nobody is yet,
+    asks nobody any more.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
     try:
         return bool(admin.list_topics(timeout=1).brokers)
     except KafkaException:
