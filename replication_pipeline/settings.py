@@ -32,12 +32,14 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from replication_pipeline.domain import transport
 from replication_pipeline.domain.alerts import AlertName
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.names import topic_for
+from replication_pipeline.domain.signatures import SHORTEST_KEY, Signer, Verifier
 from replication_pipeline.domain.version import MAX_CONTOUR_ID
 
 CONFIG_VARIABLE: Final = "REPLICATION_CONFIG"
@@ -416,6 +418,16 @@ class ConsumerSettings(Section):
         "still on their way, and until the deleting contour's heartbeats tell that none is; then the "
         "foreign key's policy decides.",
     )
+    max_parked_events: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Beyond so many parked events no more are taken in: topics that bring them wait.",
+    )
+    max_parked_bytes: int = Field(
+        default=4 * 1024**3,
+        ge=1_000,
+        description="The same, by the size of parked events.",
+    )
     session_timeout: Duration = Field(
         default=timedelta(seconds=10),
         description="A dead consumer's partitions move to the others after this long.",
@@ -425,6 +437,72 @@ class ConsumerSettings(Section):
     def _ordered(self) -> ConsumerSettings:
         if self.min_appliers > self.max_appliers:
             raise ValueError("min_appliers is greater than max_appliers; lower the first")
+        if (
+            self.max_parked_events < self.max_batch_size
+            or self.max_parked_bytes < self.max_batch_bytes
+        ):
+            raise ValueError(
+                "max_parked_events and max_parked_bytes must have room for one batch "
+                "(max_batch_size, max_batch_bytes); raise them"
+            )
+        return self
+
+
+class SignatureSettings(Section):
+    """A signature on each event, by a key that contours share. See docs/security.md."""
+
+    key: SecretStr | None = Field(
+        default=None,
+        description="This contour signs what it publishes with this key; better: key_file.",
+    )
+    key_file: Path | None = Field(
+        default=None, description="File that holds the key and nothing else."
+    )
+    accept: dict[str, list[SecretStr]] = Field(
+        default_factory=dict,
+        description="By contour: keys by which its events may be signed; better: accept_files.",
+    )
+    accept_files: dict[str, list[Path]] = Field(
+        default_factory=dict, description="The same, each key in a file of its own."
+    )
+    required: bool = Field(
+        default=False,
+        description="Events and heartbeats without a valid signature are not applied, but parked.",
+    )
+
+    @model_validator(mode="after")
+    def _usable(self) -> SignatureSettings:
+        if self.key is not None and self.key_file is not None:
+            raise ValueError("key and key_file exclude each other; keep one")
+        if self.required and not self.accept and not self.accept_files:
+            raise ValueError("required needs keys; name those of each contour in accept_files")
+        for key in [self.key, *[key for keys in self.accept.values() for key in keys]]:
+            if key is not None and len(key.get_secret_value()) < SHORTEST_KEY:
+                raise ValueError(
+                    f"a key has at least {SHORTEST_KEY} characters: openssl rand -hex 32"
+                )
+        return self
+
+
+class SecuritySettings(Section):
+    """Who is believed."""
+
+    contours: dict[str, Annotated[int, Field(ge=1, le=MAX_CONTOUR_ID)]] = Field(
+        default_factory=dict,
+        description="All contours with their numbers, if only these are to be believed. Default: "
+        "those that heartbeats make known, and others as long as they use no number of these.",
+    )
+    hmac: SignatureSettings = Field(default_factory=SignatureSettings, description="Signed events.")
+
+    @property
+    def signatures_required(self) -> bool:
+        """Whether what comes from Kafka has to be signed."""
+        return self.hmac.required
+
+    @model_validator(mode="after")
+    def _one_number_each(self) -> SecuritySettings:
+        if len(set(self.contours.values())) < len(self.contours):
+            raise ValueError("contours: two have the same number; versions could not be told apart")
         return self
 
 
@@ -708,11 +786,21 @@ class Settings(BaseSettings):
     )
     publisher: PublisherSettings = PublisherSettings()
     consumer: ConsumerSettings = ConsumerSettings()
+    security: SecuritySettings = SecuritySettings()
     cleanup: CleanupSettings = CleanupSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
     compare: CompareSettings = CompareSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _listed(self) -> Settings:
+        listed, me = self.security.contours, self.contour
+        if listed and listed.get(me.name) != me.id:
+            raise ValueError(
+                f"security.contours lists all contours; add {me.name}: {me.id}, which is this one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _topics(self) -> Settings:
@@ -766,6 +854,12 @@ def load_settings(path: Path | str | None = None) -> Settings:
         settings = Settings(**content)
     except ValidationError as error:
         raise _explain(error, chosen) from None
+    except SettingsError as error:
+        name = re.search(r'field "(\w+)"', str(error))
+        raise ConfigurationError(
+            f"environment variable {ENV_PREFIX}{name[1].upper() if name else '…'}: not valid JSON",
+            remedy="set single keys instead, such as REPLICATION__POSTGRES__DSN",
+        ) from None
     if settings.strict:
         _refuse_written_secrets(content, settings, chosen)
     return settings
@@ -780,6 +874,44 @@ def read_secret(path: Path, key: str) -> str:
             f"{key}: {path} can't be read: {error.strerror}",
             remedy="let the file be readable by the service's user, and by nobody else",
         ) from error
+
+
+def signer_of(settings: Settings) -> Signer | None:
+    """What this contour's events are signed by, if they are."""
+    hmac = settings.security.hmac
+    if hmac.key is not None:
+        return Signer(hmac.key.get_secret_value().encode())
+    if hmac.key_file is not None:
+        return Signer(_key(hmac.key_file, "security.hmac.key_file"))
+    return None
+
+
+def verifier_of(settings: Settings) -> Verifier | None:
+    """By what events from Kafka are verified, if they are. Own ones by the own key, too."""
+    hmac = settings.security.hmac
+    if not hmac.required:
+        return None
+    accepted: dict[str, list[bytes]] = {}
+    for contour, keys in hmac.accept.items():
+        accepted.setdefault(contour, []).extend(k.get_secret_value().encode() for k in keys)
+    for contour, files in hmac.accept_files.items():
+        accepted.setdefault(contour, []).extend(
+            _key(file, f"security.hmac.accept_files.{contour}") for file in files
+        )
+    signer = signer_of(settings)
+    if signer is not None:
+        accepted.setdefault(settings.contour.name, []).append(signer.key)
+    return Verifier(accepted)
+
+
+def _key(path: Path, setting: str) -> bytes:
+    key = read_secret(path, setting)
+    if len(key) < SHORTEST_KEY:
+        raise ConfigurationError(
+            f"{setting}: {path} holds a key of less than {SHORTEST_KEY} characters",
+            remedy="make one with: openssl rand -hex 32",
+        )
+    return key.encode()
 
 
 def _path_from_environment() -> Path | None:
@@ -800,7 +932,7 @@ def _read(path: Path) -> dict[str, Any]:
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigurationError(
             f"{path}{where}: not valid YAML", remedy="mend the file's indentation and quotes"
-        ) from error
+        ) from None  # it quotes the file
     if content is None:
         return {}
     if not isinstance(content, dict):

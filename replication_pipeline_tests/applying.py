@@ -21,6 +21,7 @@ class Applier:
 
     settings: Settings
     on_batch: Callable[[BatchResult], None] = field(default=lambda _: None)
+    length: timedelta = timedelta(minutes=3)
     errors: list[str] = field(default_factory=list)
     totals: WindowTotals | None = None
     failure: BaseException | None = None
@@ -43,7 +44,7 @@ class Applier:
     def _run(self) -> None:
         try:
             self.totals = runtime.apply(
-                self.settings, stop=self._stop, length=timedelta(minutes=3), observer=self
+                self.settings, stop=self._stop, length=self.length, observer=self
             )
         except BaseException as error:  # noqa: BLE001  looked at by the test
             self.failure = error
@@ -51,10 +52,14 @@ class Applier:
 
 @contextmanager
 def applying(
-    settings: Settings, count: int = 1, *, survive: bool = True
+    settings: Settings,
+    count: int = 1,
+    *,
+    survive: bool = True,
+    length: timedelta = timedelta(minutes=3),
 ) -> Iterator[list[Applier]]:
     """``count`` appliers, which must live through the block, unless it is to end them."""
-    appliers = [Applier(settings) for _ in range(count)]
+    appliers = [Applier(settings, length=length) for _ in range(count)]
     for applier in appliers:
         applier._thread.start()
     try:

@@ -99,9 +99,11 @@ class Publisher:
 
 
 @contextmanager
-def publishing(settings: Settings, count: int = 1) -> Iterator[list[Publisher]]:
+def publishing(
+    settings: Settings, count: int = 1, *, length: timedelta = timedelta(minutes=3)
+) -> Iterator[list[Publisher]]:
     """``count`` publishers, which must live through the block and stop after it."""
-    publishers = [Publisher(settings) for _ in range(count)]
+    publishers = [Publisher(settings, length) for _ in range(count)]
     try:
         yield publishers
         for publisher in publishers:

@@ -3,7 +3,7 @@
 --   psql -v contour=a -v contour_id=1 -f sql/00_master_setup.sql
 --
 -- Run it as a superuser, or as a role that owns the database, has CREATEROLE, and may
--- GRANT SET ON PARAMETER session_replication_role. Safe to run again at any time: every statement
+-- GRANT SET ON PARAMETER session_replication_role (docs/security.md). Safe to run again at any time: every statement
 -- is idempotent, and the whole is one transaction. PostgreSQL 15 or newer.
 -- `replication-pipeline init` runs these same files.
 
@@ -22,6 +22,7 @@ set local client_min_messages = warning;
 select set_config('replication.setup_contour', :'contour', true) as contour,
        set_config('replication.setup_contour_id', :'contour_id', true) as contour_id \gset setup_
 \ir schema/10_roles.sql
+\ir schema/15_locks.sql
 \ir schema/20_tables.sql
 \ir schema/25_contours.sql
 \ir schema/30_clock.sql

@@ -2232,8 +2232,10 @@ CREATE TABLE replication.parked_events (
     parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     retried_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     blocked_by text,
+    message_key bytea,
+    signature bytea,
     CONSTRAINT parked_events_attempts_check CHECK ((attempts > 0)),
-    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'missing_table'::text, 'unique_conflict'::text, 'displaced'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text, 'fenced_contour'::text, 'too_old'::text])))
+    CONSTRAINT parked_events_reason_check CHECK ((reason = ANY (ARRAY['missing_parent'::text, 'referenced'::text, 'clock_skew'::text, 'unknown_column'::text, 'unknown_table'::text, 'missing_table'::text, 'unique_conflict'::text, 'displaced'::text, 'constraint'::text, 'bad_value'::text, 'malformed'::text, 'fenced_contour'::text, 'too_old'::text, 'forged_origin'::text, 'unknown_contour'::text, 'bad_signature'::text])))
 );
 ALTER TABLE replication.parked_events OWNER TO replication_owner;
 ALTER TABLE replication.parked_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -2838,6 +2840,7 @@ GRANT ALL ON FUNCTION replication.stamp_update_of_captured() TO replication_owne
 REVOKE ALL ON FUNCTION replication.table_fingerprint(relation regclass) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.table_fingerprint(relation regclass) TO replication_owner;
 GRANT ALL ON FUNCTION replication.table_fingerprint(relation regclass) TO replication_consumer;
+GRANT ALL ON FUNCTION replication.table_fingerprint(relation regclass) TO replication_monitor;
 REVOKE ALL ON FUNCTION replication.text_settings(t replication.replicated_tables) FROM PUBLIC;
 GRANT ALL ON FUNCTION replication.text_settings(t replication.replicated_tables) TO replication_owner;
 REVOKE ALL ON FUNCTION replication.tombstone_key(record_key text) FROM PUBLIC;

@@ -79,6 +79,14 @@ class OffsetConflictError(TransientError):
         )
 
 
+class ParkedFullError(TransientError):
+    """No more events may be parked here. ``topics`` would bring more of them, and have to wait."""
+
+    def __init__(self, message: str, *, remedy: str, topics: frozenset[str]) -> None:
+        super().__init__(message, remedy=remedy, kind="parked events are at their limit")
+        self.topics = topics
+
+
 class WrongContourError(FatalError):
     """The database belongs to another contour than the configuration says."""
 

@@ -16,8 +16,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
+from replication_pipeline.domain.names import MAX_TOPIC_LENGTH
+from replication_pipeline.domain.origins import NAME
+from replication_pipeline.domain.version import MAX_CONTOUR_ID
+
+MOST_SECONDS: Final = 1e12
 Offsets = Mapping[str, Sequence[int]]
 
 
@@ -101,7 +107,9 @@ def encode(record: Record) -> bytes:
 
 
 def decode(value: bytes | None) -> Record | None:
-    """``None`` for what is no record, or one of a later release: it is passed by."""
+    """``None`` for what is no record, or one of a later release: it is passed by. So is one with values
+    that no contour can have; whoever may write to the topic must not stop those who read it.
+    """
     try:
         fields = json.loads(value or b"")
         match fields["kind"]:
@@ -109,28 +117,30 @@ def decode(value: bytes | None) -> Record | None:
                 told = fields.get("round")
                 return Beat(
                     _identity(fields),
-                    int(fields["sequence"]),
-                    int(fields["sent_at"]),
-                    float(fields["fence_after"]),
+                    _number(fields["sequence"]),
+                    _number(fields["sent_at"]),
+                    _seconds(fields["fence_after"]),
                     None
                     if told is None
                     else Round(
-                        int(told["taken_at"]), offsets(told["applied"]), offsets(told["ends"])
+                        _number(told["taken_at"]), offsets(told["applied"]), offsets(told["ends"])
                     ),
                 )
             case "admit":
-                return Admission(_identity(fields), int(fields["sequence"]))
+                return Admission(_identity(fields), _number(fields["sequence"]))
             case "forget":
-                return Forgetting(str(fields["contour"]))
+                return Forgetting(_name(fields["contour"]))
             case _:
                 return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
 def offsets(told: Mapping[str, Sequence[Any]]) -> Offsets:
     """From JSON."""
-    return {str(topic): tuple(int(offset) for offset in each) for topic, each in told.items()}
+    return {
+        _topic(topic): tuple(_number(offset) for offset in each) for topic, each in told.items()
+    }
 
 
 def _of(identity: Identity) -> dict[str, Any]:
@@ -142,4 +152,34 @@ def _of(identity: Identity) -> dict[str, Any]:
 
 
 def _identity(fields: Mapping[str, Any]) -> Identity:
-    return Identity(str(fields["contour"]), int(fields["id"]), str(fields["incarnation"]))
+    number = int(fields["id"])
+    if not 1 <= number <= MAX_CONTOUR_ID:
+        raise ValueError
+    return Identity(_name(fields["contour"]), number, str(UUID(fields["incarnation"])))
+
+
+def _name(told: object) -> str:
+    if not isinstance(told, str) or NAME.fullmatch(told) is None:
+        raise ValueError
+    return told
+
+
+def _topic(told: str) -> str:
+    if not told.isprintable() or len(told) > MAX_TOPIC_LENGTH:
+        raise ValueError
+    return told
+
+
+def _number(told: Any) -> int:
+    """What fits PostgreSQL's bigint and is not negative."""
+    number = int(told)
+    if not 0 <= number < 1 << 63:
+        raise ValueError
+    return number
+
+
+def _seconds(told: Any) -> float:
+    seconds = float(told)
+    if not 0 <= seconds < MOST_SECONDS:  # NaN is neither
+        raise ValueError
+    return seconds

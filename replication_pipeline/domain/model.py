@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 
 from replication_pipeline.domain.names import Topic
+from replication_pipeline.domain.signatures import Seal
 
 Role = Literal["publisher", "applier"]
 WindowEnd = Literal["time", "stopped", "drained", "one_cycle"]
@@ -102,12 +103,15 @@ class Deliveries:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One Kafka message as the consumer hands it over. ``offset`` is its own, not the next."""
+    """One Kafka message as the consumer hands it over. ``offset`` is its own, not the next. ``seal``:
+    what its signature is verified by; ``None`` when nobody asks for it, and once it was verified.
+    """
 
     topic: Topic
     partition: int
     offset: int
     value: bytes | None
+    seal: Seal | None = None
 
 
 @dataclass(frozen=True, slots=True)

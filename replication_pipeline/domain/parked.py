@@ -24,5 +24,11 @@ HINTS: Final[dict[str, str]] = {
     "bad_value": "a value does not fit the column's type here; tried by itself",
     "fenced_contour": "tried by itself once that contour is admitted (contours admit)",
     "too_old": "as old as a delete forgotten here: write the row again where it came from, or discard",
+    "forged_origin": "no two contours may have one number (contours list); else find who wrote it to "
+    "the topic, and discard it; tried by itself",
+    "unknown_contour": "add the contour to security.contours, or find who wrote it to the topic, and "
+    "discard it; tried by itself",
+    "bad_signature": "accept the contour's key (security.hmac.accept_files), or find who wrote it to "
+    "the topic, and discard it; tried by itself",
     "malformed": "no event of this pipeline: find who wrote it to the topic, then discard it",
 }

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from replication_pipeline.domain.errors import PoisonError, TransientError
+from replication_pipeline.domain.errors import ParkedFullError, PoisonError, TransientError
 from replication_pipeline.domain.model import (
     BatchResult,
     Consumed,
@@ -86,6 +86,8 @@ class ApplyCycle:
         except BaseException as error:
             if isinstance(error, TransientError):
                 error.events = len(batch.messages)
+            if isinstance(error, ParkedFullError):
+                self.consumer.hold(error)
             # Whatever was read and not committed has to be read again.
             self.consumer.rewind()
             self._limit = max(1, len(batch.messages) // 2)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
+from replication_pipeline.domain.errors import ParkedFullError
 from replication_pipeline.domain.model import (
     WHOLE,
     BatchResult,
@@ -134,6 +135,9 @@ class EventConsumer(Protocol):
 
     def caught_up(self) -> bool:
         """True when every assigned partition is read to the end that the broker last told."""
+
+    def hold(self, error: ParkedFullError) -> None:
+        """Leave the error's topics alone for a while; then try them again."""
 
     def rewind(self) -> None:
         """Read again from the offsets that the inbox has stored."""

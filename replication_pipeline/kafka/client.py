@@ -19,6 +19,8 @@ from replication_pipeline.domain.names import Topic, consumer_group, heartbeat_t
 from replication_pipeline.kafka.handshakes import Handshakes
 from replication_pipeline.settings import KafkaSettings, Settings, read_secret
 
+Headers = list[tuple[str, str | bytes | None]]
+
 # librdkafka writes to this logger instead of standard error; outages are told by the cycles, once.
 QUIET: Final = logging.getLogger("replication_pipeline.librdkafka")
 QUIET.addHandler(logging.NullHandler())

@@ -26,7 +26,12 @@ from confluent_kafka import (
 )
 from confluent_kafka import Message as KafkaMessage
 
-from replication_pipeline.domain.errors import ConfigurationError, FatalError, TransientError
+from replication_pipeline.domain.errors import (
+    ConfigurationError,
+    FatalError,
+    ParkedFullError,
+    TransientError,
+)
 from replication_pipeline.domain.model import Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.domain.positions import SOUND, explain, halt, standing
@@ -50,6 +55,7 @@ from replication_pipeline.kafka.topic_logs import NEXT, read_offsets, read_range
 from replication_pipeline.kafka.topic_watch import TopicStore, TopicWatch
 from replication_pipeline.settings import Settings
 
+HOLD: Final = 10.0  # seconds that a topic is left alone
 COMMIT_EVERY: Final = 1.0  # seconds between commits to Kafka, which are for display only
 
 
@@ -77,6 +83,9 @@ class KafkaEventConsumer:
     _compared: bool = field(default=False)  # the topics' ids, since the last assignment
     _callback_error: Exception | None = field(default=None)
     _next_commit: float = field(default=0.0)
+    _held: dict[str, tuple[float, ParkedFullError]] = field(
+        default_factory=dict
+    )  # topic: until, why
 
     def __post_init__(self) -> None:
         self._intake = Intake(self.settings.consumer.max_batch_bytes)
@@ -91,6 +100,7 @@ class KafkaEventConsumer:
         broker lets us in for a reason that time does not heal.
         """
         consumer = self._connected()
+        self._let_go()
         if self._stale:
             self._seek_to_stored(consumer)
         self._watch.glance()
@@ -110,7 +120,12 @@ class KafkaEventConsumer:
         return self._consumed(consumer, messages) if messages else None
 
     def caught_up(self) -> bool:
-        """Ask the broker for the ends of all assigned partitions; false before any assignment."""
+        """Ask the broker for the ends of all assigned partitions; false before any assignment.
+
+        Raises ``FatalError`` while a topic is held: its end can't be reached.
+        """
+        for _, error in self._held.values():
+            raise FatalError(error.message, remedy=error.remedy)
         if not self._positions:
             return False
         # Through a connection of its own: on the consumer's the question would wait behind a fetch
@@ -122,6 +137,17 @@ class KafkaEventConsumer:
         except TransientError:
             return False
         return all(position >= ends[key] for key, position in self._positions.items())
+
+    def hold(self, error: ParkedFullError) -> None:
+        """Read nothing of the error's topics for ``HOLD`` seconds; the others are read on."""
+        until = time.monotonic() + HOLD
+        self._held |= dict.fromkeys(error.topics, (until, error))
+
+    def _let_go(self) -> None:
+        over = [topic for topic, (until, _) in self._held.items() if time.monotonic() >= until]
+        for topic in over:
+            del self._held[topic]
+            self._stale = True  # what came meanwhile was not handed over
 
     def rewind(self) -> None:
         """Before the next poll, go back to the stored offsets."""
@@ -239,9 +265,19 @@ class KafkaEventConsumer:
                     f"{error.args[0].str()}",
                     kind="Kafka: away",
                 ) from None
+        self._pause_held(consumer)
         self._stale = False
 
+    def _pause_held(self, consumer: Consumer) -> None:
+        """What is held need not be fetched either; a partition that comes later is only passed by."""
+        held = [TopicPartition(*key) for key in self._positions if key[0] in self._held]
+        free = [TopicPartition(*key) for key in self._positions if key[0] not in self._held]
+        with contextlib.suppress(KafkaException):
+            consumer.pause(held)
+            consumer.resume(free)
+
     def _mine(self, polled: Iterable[KafkaMessage]) -> Iterable[Message]:
+        sealed = self.settings.security.signatures_required
         for message in polled:
             error = message.error()
             if error is not None:
@@ -252,8 +288,10 @@ class KafkaEventConsumer:
                 continue
             # A rebalance during the poll may have taken the partition away, or moved it back.
             position = self._positions.get(partition_of(message))
-            event = received(message)
-            if event is not None and position is not None and event.offset >= position:
+            event = received(message, sealed=sealed)
+            if event is None or position is None or event.topic in self._held:
+                continue
+            if event.offset >= position:
                 yield event
 
     def _consumed(self, consumer: Consumer, messages: tuple[Message, ...]) -> Consumed:

@@ -24,17 +24,20 @@ from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from replication_pipeline.domain.errors import FatalError, TransientError
-from replication_pipeline.domain.heartbeat import Offsets, decode
+from replication_pipeline.domain.heartbeat import Beat, Offsets, Record, decode
 from replication_pipeline.domain.names import Topic, heartbeat_topic, topic_for
+from replication_pipeline.domain.signatures import HEADER, Signer, Verifier
 from replication_pipeline.engine.heartbeat import Stamped
 from replication_pipeline.kafka.client import (
     QUIET,
     Admin,
+    Headers,
     client_options,
     refuse_bad_options,
 )
 from replication_pipeline.kafka.lifeline import part
-from replication_pipeline.settings import Settings
+from replication_pipeline.kafka.reading import seal_of
+from replication_pipeline.settings import Settings, signer_of, verifier_of
 
 AT_ONCE: Final = 500  # records of one read
 LONGEST_READ: Final = 5.0  # seconds until the end of the topic must be known
@@ -47,6 +50,8 @@ class KafkaHeartbeats:
 
     settings: Settings
     topic: Topic = field(init=False)
+    _signer: Signer | None = field(init=False)
+    _verifier: Verifier | None = field(init=False)
     _producer: Producer | None = field(default=None)
     _consumer: Consumer | None = field(default=None)
     _admin: Admin = field(init=False)
@@ -55,6 +60,7 @@ class KafkaHeartbeats:
     def __post_init__(self) -> None:
         self.topic = heartbeat_topic(prefix=self.settings.kafka.topic_prefix)
         self._admin = Admin(self.settings)
+        self._signer, self._verifier = signer_of(self.settings), verifier_of(self.settings)
 
     def send(self, value: bytes) -> int:
         """The record's offset, once it is acknowledged. ``TransientError`` when it is not.
@@ -76,9 +82,15 @@ class KafkaHeartbeats:
                 },
             )
         told: list[tuple[KafkaError | None, KafkaMessage]] = []
+        signed: Headers = []
+        if self._signer is not None:
+            signed.append((HEADER, self._signer.sign(self.topic, b"", value)))
         try:
             self._producer.produce(
-                self.topic, value, on_delivery=lambda error, message: told.append((error, message))
+                self.topic,
+                value,
+                on_delivery=lambda error, message: told.append((error, message)),
+                headers=signed,
             )
             self._producer.flush(LONGEST_QUESTION + 1)
         except (KafkaException, BufferError) as error:
@@ -173,9 +185,24 @@ class KafkaHeartbeats:
             )
         value, offset = message.value(), message.offset()
         assert offset is not None
-        return Stamped(
-            offset, milliseconds / 1000, decode(value.encode() if isinstance(value, str) else value)
-        )
+        bytes_ = value.encode() if isinstance(value, str) else value
+        return Stamped(offset, milliseconds / 1000, self._believed(decode(bytes_), message, bytes_))
+
+    def _believed(
+        self, record: Record | None, message: KafkaMessage, value: bytes | None
+    ) -> Record | None:
+        """The record, if nobody asks who has signed it, or it was somebody who may: a beat is its
+        contour's, an operator's word comes from any contour. Else it is passed by.
+        """
+        verifier = self._verifier
+        if verifier is None or record is None:
+            return record
+        speakers = [record.identity.contour] if isinstance(record, Beat) else verifier.accepted
+        seal = seal_of(message)
+        for contour in speakers:
+            if verifier.objection(contour, self.topic, seal, value or b"") is None:
+                return record
+        return None
 
     def _reader(self) -> Consumer:
         if self._consumer is None:

@@ -9,7 +9,7 @@ is still on its way when the next one starts.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,16 +18,18 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import ClaimedEvent, Deliveries, DeliveryFailure
 from replication_pipeline.domain.names import topic_for
+from replication_pipeline.domain.signatures import HEADER, Signer
 from replication_pipeline.engine.stopping import StopToken
 from replication_pipeline.kafka.client import (
     QUIET,
     REFUSALS,
     REFUSALS_OF_PACKETS,
+    Headers,
     client_options,
     refuse_bad_options,
 )
 from replication_pipeline.kafka.handshakes import Handshakes
-from replication_pipeline.settings import Settings
+from replication_pipeline.settings import Settings, signer_of
 
 POLL_SLICE: Final = 0.1  # seconds between looks at the stop flag
 STOP_GRACE: Final = 3.0  # seconds that an orderly stop gives Kafka for the batch in hand
@@ -58,8 +60,12 @@ class KafkaEventProducer:
 
     settings: Settings
     _producer: Producer | None = field(default=None)
+    _signer: Signer | None = field(init=False)
     _topics: dict[str, str] = field(default_factory=dict)
     _handshakes: Handshakes | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        self._signer = signer_of(self.settings)
 
     def connect(self) -> None:
         """Start connecting in the background, so that the first batch need not wait for it.
@@ -76,7 +82,7 @@ class KafkaEventProducer:
         producer = self._connected()
         flight = KafkaFlight(self, events)
         try:
-            produce, told, topics = producer.produce, flight.told, self._topics
+            produce, told, topics = self._producing(producer), flight.told, self._topics
             for event in events:
                 topic = topics.get(event.table) or self._topic(event.table)
                 try:
@@ -138,18 +144,31 @@ class KafkaEventProducer:
         """Librdkafka's queue is full: let it drain. Its delivery timeout bounds the wait, as the first
         event that was not delivered gives up the batch.
         """
+        produce = self._producing(producer)
         while not stop:
             self.poll()
             if flight.outage is not None:
                 raise self.away(flight.outage)
             try:
-                producer.produce(topic, event.value, event.key, on_delivery=flight.told)
+                produce(topic, event.value, event.key, on_delivery=flight.told)
             except BufferError:
                 continue
             return
         raise TransientError(
             f"contour {self.settings.contour.name}: stopped while Kafka takes no more events"
         )
+
+    def _producing(self, producer: Producer) -> Callable[..., None]:
+        """``produce``, with a signature if this contour signs. If it doesn't, that costs nothing."""
+        signer = self._signer
+        if signer is None:
+            return producer.produce
+
+        def produce(topic: str, value: bytes, key: bytes, *, on_delivery: Any) -> None:
+            headers: Headers = [(HEADER, signer.sign(topic, key, value))]
+            producer.produce(topic, value, key, on_delivery=on_delivery, headers=headers)
+
+        return produce
 
     def _topic(self, table: str) -> str:
         topic = self._topics[table] = topic_for(table, prefix=self.settings.kafka.topic_prefix)

@@ -12,6 +12,7 @@ from confluent_kafka import Message as KafkaMessage
 from replication_pipeline.domain.errors import FatalError, TransientError
 from replication_pipeline.domain.model import Message
 from replication_pipeline.domain.names import Topic, consumer_group
+from replication_pipeline.domain.signatures import HEADER, Seal
 from replication_pipeline.kafka.client import client_options, not_allowed
 from replication_pipeline.settings import Settings
 
@@ -91,14 +92,32 @@ def partition_of(message: KafkaMessage) -> Partition:
     return Topic(message.topic() or ""), message.partition() or 0
 
 
-def received(message: KafkaMessage) -> Message | None:
-    """The message as it is passed on; ``None`` without a place."""
+def received(message: KafkaMessage, *, sealed: bool = False) -> Message | None:
+    """The message as it is passed on; ``None`` without a place. ``sealed``: with key and signature."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     if topic is None or partition is None or offset is None:
         return None
     value = message.value()
     return Message(
-        Topic(topic), partition, offset, value.encode() if isinstance(value, str) else value
+        Topic(topic),
+        partition,
+        offset,
+        value.encode() if isinstance(value, str) else value,
+        seal_of(message) if sealed else None,
+    )
+
+
+def seal_of(message: KafkaMessage) -> Seal:
+    """Key and signature as they came. Of several signatures none counts."""
+    key = message.key()
+    try:
+        headers = message.headers() or ()
+    except UnicodeDecodeError:  # a name of a header that is no text
+        headers = ()
+    told = [header[1] for header in headers if header[0] == HEADER]
+    return Seal(
+        key.encode() if isinstance(key, str) else key,
+        told[0] if len(told) == 1 and isinstance(told[0], bytes) else None,
     )
 
 

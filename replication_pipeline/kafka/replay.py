@@ -15,7 +15,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
-from replication_pipeline.domain.errors import FatalError, RefusedError, TransientError
+from replication_pipeline.domain.errors import (
+    FatalError,
+    ParkedFullError,
+    RefusedError,
+    TransientError,
+)
 from replication_pipeline.domain.model import Consumed, Message
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.domain.positions import LogRange
@@ -123,6 +128,10 @@ class ReplayConsumer:
         """Whether everything was handed over."""
         return self.remaining == 0
 
+    def hold(self, error: ParkedFullError) -> None:
+        """Who replays does not wait."""
+        raise error
+
     def rewind(self) -> None:
         """Hand over once more what came with the last poll."""
         self._stale = True
@@ -182,11 +191,12 @@ class ReplayConsumer:
 
     def _planned(self, messages: Iterable[KafkaMessage]) -> Iterable[Message]:
         contour = self.settings.contour.name
+        sealed = self.settings.security.signatures_required
         for message in messages:
             key, offset = partition_of(message), message.offset()
             error = message.error()
             if error is None or error.code() == KafkaError._PARTITION_EOF:
-                event = received(message)
+                event = received(message, sealed=sealed)
                 if event is None or offset is None:
                     continue
                 end = self.plan.ranges[key].end

@@ -8,7 +8,7 @@ deletes of rows that have children; bury and delete; keep what is parked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -18,6 +18,8 @@ from psycopg import sql
 
 from replication_pipeline.domain.errors import TransientError
 from replication_pipeline.domain.model import BatchResult, Message
+from replication_pipeline.domain.origins import Origins
+from replication_pipeline.domain.signatures import Seal, Verifier
 from replication_pipeline.domain.version import microseconds_of
 from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.postgres.apply_plan import TEMPLATES as SQL
@@ -25,7 +27,7 @@ from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.catalog import Table, parents_first
 from replication_pipeline.postgres.merge_plan import MergePlan, merge_plan
 from replication_pipeline.postgres.plans import Plans
-from replication_pipeline.postgres.staging import Incoming, Judge
+from replication_pipeline.postgres.staging import Incoming, Judge, Unfit
 from replication_pipeline.postgres.unique_keys import UniquePlan, unique_plan
 from replication_pipeline.settings import Settings
 
@@ -53,6 +55,9 @@ class Staged:
     writes: bool = True
     lacks: bool = True
     rivals: bool = True  # of rows here, or within the batch
+    unfit: Sequence[Unfit] = ()
+    taken_in: list[Message] = field(default_factory=list)
+    """What is parked by this."""
     parked_ids: Sequence[tuple[int, str]] = ()
     """With the reason of each."""
     merging: MergePlan | None = field(init=False)
@@ -64,6 +69,7 @@ class Staged:
     def learn(self, found: Incoming) -> None:
         """What reading the events has told."""
         self.own, self.staged, self.changes = found.own, found.rows, found.changes
+        self.unfit = found.unfit
         if found.changes:
             age = datetime.now(UTC).timestamp() - microseconds_of(min(found.changes)) / 1_000_000
             self.lag = timedelta(seconds=max(0.0, age))
@@ -83,6 +89,7 @@ class ApplySteps:
     plans: Plans
     connection: psycopg.Connection
     keep_conflicts: bool = True
+    verifier: Verifier | None = None
 
     def apply(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
         """Write what is newer, park what has to wait. ``again``: events that were parked or are
@@ -118,7 +125,7 @@ class ApplySteps:
             if part.merging is None:
                 part.rivals |= self._execute(part.plan.decide, name).rowcount > 0
             else:
-                self._execute(part.merging.fold, name | {"events": _json_array(part.messages)})
+                self._execute(part.merging.fold, name | {"events": _json_array(part)})
         return parts
 
     def _stage(self, part: Staged, judge: Judge) -> None:
@@ -140,9 +147,11 @@ class ApplySteps:
             part.staged = self._only(part.plan.reduce)
 
     def _judge(self, *, again: bool) -> Judge:
-        fenced = self.connection.execute(SQL["fenced_contours"], prepare=True)
+        known = self.connection.execute(SQL["known_contours"], prepare=True).fetchall()
         me = "" if again else self.settings.contour.name
-        return judge(self.settings, me, frozenset(name for (name,) in fenced))
+        fenced = frozenset(name for name, _, state in known if state != "active")
+        ids = {name: number for name, number, state in known if state != "forgotten"}
+        return judge(self.settings, me, fenced, ids, self.verifier)
 
     def _guard_parents(
         self, parts: list[Staged], unique: list[UniquePlan], staged: dict[int, Table]
@@ -249,10 +258,11 @@ class ApplySteps:
         part.applied, part.skipped, part.parked = row
         if part.merging:
             part.applied += self._only(part.merging.count_folded)
-        part.skipped += max(0, len(part.messages) - part.own - part.duplicates - part.staged)
+        rows = part.own + part.duplicates + part.staged + len(part.unfit)
+        part.skipped += max(0, len(part.messages) - rows)
         if part.parked:
             seqs = [s for s, _ in self._execute(part.plan.parked_seqs)]
-            messages = [part.messages[seq - 1] for seq in seqs]
+            messages = part.taken_in = [part.messages[seq - 1] for seq in seqs]
             part.parked_ids = self._execute(
                 part.plan.park_staged,
                 {
@@ -264,6 +274,12 @@ class ApplySteps:
                     "events": [m.value for m in messages],
                 },
             ).fetchall()
+        if part.unfit:
+            name = part.plan.table.name
+            part.taken_in += [part.messages[u.seq - 1] for u in part.unfit]
+            unfit = [(part.messages[u.seq - 1], name, u.reason, u.detail) for u in part.unfit]
+            part.parked += len(unfit)
+            part.parked_ids = [*part.parked_ids, *park_whole(self.connection, unfit)]
 
     def _only(self, statement: sql.Composed, parameters: dict[str, Any] | None = None) -> Any:
         row = self._execute(statement, parameters).fetchone()
@@ -276,9 +292,34 @@ class ApplySteps:
         return self.connection.execute(statement, parameters or {}, prepare=True)
 
 
-def _json_array(messages: Sequence[Message]) -> str:
-    """All of them by their places; each is a JSON object, as it has been read."""
-    return "[" + ",".join((m.value or b"null").decode() for m in messages) + "]"
+def _json_array(part: Staged) -> str:
+    """All of them by their places; each is a JSON object, as it has been read, or null."""
+    unfit = {each.seq for each in part.unfit}
+    return "[" + ",".join(
+        "null" if seq in unfit else (message.value or b"null").decode()
+        for seq, message in enumerate(part.messages, 1)
+    ) + "]"  # fmt: skip
+
+
+def park_whole(
+    connection: psycopg.Connection, events: Sequence[tuple[Message, str | None, str, str]]
+) -> list[tuple[int, str]]:
+    """Keep messages as they came, each with its table, reason and detail."""
+    seals = [m.seal or Seal(None, None) if r == "bad_signature" else None for m, _, r, _ in events]
+    return connection.execute(
+        SQL["park_whole"],
+        {
+            "topics": [m.topic for m, *_ in events],
+            "partitions": [m.partition for m, *_ in events],
+            "offsets": [m.offset for m, *_ in events],
+            "tables": [table for _, table, _, _ in events],
+            "reasons": [reason for _, _, reason, _ in events],
+            "details": [detail for _, _, _, detail in events],
+            "events": [m.value or b"" for m, *_ in events],
+            "keys": [None if seal is None else seal.key for seal in seals],
+            "signatures": [None if seal is None else seal.signature for seal in seals],
+        },
+    ).fetchall()
 
 
 def parts_of(messages: Sequence[Message], plans: Plans) -> list[Staged]:
@@ -293,11 +334,26 @@ def parts_of(messages: Sequence[Message], plans: Plans) -> list[Staged]:
     return [Staged(found[table.name], by_table[table.name]) for table in ordered]
 
 
-def judge(settings: Settings, me: str, fenced: frozenset[str]) -> Judge:
-    """By what events that come now are judged."""
+def judge(
+    settings: Settings,
+    me: str,
+    fenced: frozenset[str],
+    ids: Mapping[str, int],
+    verifier: Verifier | None,
+) -> Judge:
+    """By what events that come now are judged. ``ids``: of contours that heartbeats have made known.
+    If the configuration lists contours, these are known by that alone.
+    """
     newest = datetime.now(UTC) + settings.consumer.max_clock_skew
-    here = settings.contour.name
-    return Judge(me=me, here=here, fenced=fenced, newest_clock=int(newest.timestamp() * 1_000_000))
+    here, listed = settings.contour, settings.security.contours
+    return Judge(
+        me=me,
+        here=here.name,
+        fenced=fenced,
+        newest_clock=int(newest.timestamp() * 1_000_000),
+        origins=Origins({**(listed or ids), here.name: here.id}, closed=bool(listed)),
+        verifier=verifier,
+    )
 
 
 def total(

@@ -64,6 +64,7 @@ def conninfo_of(settings: PostgresSettings, *, strict: bool = False) -> str:
             remedy="write key=value pairs or a URI: host=db1 dbname=app user=replicator",
         ) from None
     options = {name: str(value) for name, value in given.items() if value is not None}
+    _refuse_torn_address(options)
     _refuse_forbidden(options)
     options = _with_system_cas(options)
     if strict:
@@ -75,6 +76,19 @@ def conninfo_of(settings: PostgresSettings, *, strict: bool = False) -> str:
 
 def _from(path: Path | None, key: str) -> str | None:
     return None if path is None else read_secret(path, f"postgres.{key}")
+
+
+def _refuse_torn_address(options: Mapping[str, str]) -> None:
+    """A URI whose password has @, / or : in it is read as another address, and libpq's errors would
+    then quote a part of the password as the name of a host, a port or a database.
+    """
+    names = [options.get(name, "") for name in ("host", "hostaddr", "dbname")]
+    port = options.get("port", "").replace(",", "")
+    if any("@" in name for name in names) or (port and not port.isdigit()):
+        raise ConfigurationError(
+            "postgres.dsn: this is not an address; has the password characters that a URI reserves?",
+            remedy="write them as %40 for @, %2F for / and %3A for :, or set postgres.password_file",
+        )
 
 
 def _refuse_forbidden(options: Mapping[str, str]) -> None:

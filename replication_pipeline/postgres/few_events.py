@@ -19,13 +19,15 @@ from psycopg import sql
 
 from replication_pipeline.domain.errors import OffsetConflictError
 from replication_pipeline.domain.model import Consumed, Message
+from replication_pipeline.domain.signatures import Verifier
+from replication_pipeline.domain.version import contour_id_of
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TEMPLATES, TablePlan
 from replication_pipeline.postgres.apply_steps import Staged, judge, parts_of
 from replication_pipeline.postgres.catalog import Table
 from replication_pipeline.postgres.fragments import Names, comma
 from replication_pipeline.postgres.plans import Plans
-from replication_pipeline.postgres.staging import Incoming, Row
+from replication_pipeline.postgres.staging import NEWEST, Incoming, Row
 from replication_pipeline.postgres.unique_keys import UniquePlan, unique_plan
 from replication_pipeline.settings import Settings
 
@@ -36,6 +38,7 @@ MOST_FUNCTIONS: Final = 64  # of a session
 # Of the function's parameters: those that belong to no table, then those of each.
 COMMON: Final[tuple[LiteralString, ...]] = (
     "text[]", "integer[]", "bigint[]", "bigint[]", "bigint[]", "text", "bigint", "bigint", "text[]",
+    "integer[]",
 )  # fmt: skip
 OF_A_TABLE: Final[tuple[LiteralString, ...]] = ("text[]", "boolean", "boolean")
 _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s|%%")
@@ -53,6 +56,7 @@ class FewEvents:
 
     settings: Settings
     instance: str
+    verifier: Verifier | None = None
     _functions: dict[tuple[int, ...], _Function] = field(default_factory=dict)
 
     def forget(self) -> None:
@@ -66,16 +70,14 @@ class FewEvents:
     def apply(
         self, connection: psycopg.Connection, batch: Consumed, plans: Plans
     ) -> list[Staged] | None:
-        """What became of the batch; ``None`` when it has to go step by step, after a rollback.
-
-        Raises ``PoisonError`` for an event that can't be read.
-        """
+        """What became of the batch; ``None`` when it has to go step by step, after a rollback."""
         values: list[object] = []
-        contours: set[str] = set()
+        origins: set[tuple[str, int | None]] = set()
         if any(plans.lacks(message) for message in batch.messages):
             return None
         parts = parts_of(batch.messages, plans)
-        by = judge(self.settings, self.settings.contour.name, frozenset())  # fences are asked there
+        # Fences, and whose the versions are, are asked there.
+        by = judge(self.settings, self.settings.contour.name, frozenset(), {}, self.verifier)
         for part in parts:
             if part.merging or part.plan.table.displace:
                 return None
@@ -85,10 +87,11 @@ class FewEvents:
                 found.rivals
                 or found.lacking
                 or found.elsewhere
+                or found.unfit
                 or any(row[8] != "apply" for row in rows)
             ):
                 return None
-            contours.update(str(row[2]) for row in rows)
+            origins.update(map(_origin, rows))
             part.learn(found)
             if rows:
                 values += [
@@ -112,7 +115,8 @@ class FewEvents:
                 self.instance,
                 len(batch.messages),
                 _bytes(batch.messages),
-                sorted(contours),
+                [contour for contour, _ in origins],
+                [number for _, number in origins],
                 *values,
             ],
             prepare=True,
@@ -149,6 +153,13 @@ class FewEvents:
 
 def _bytes(messages: Sequence[Message]) -> int:
     return sum(len(message.value or b"") for message in messages)
+
+
+def _origin(row: Row) -> tuple[str, int | None]:
+    """A contour, and the number in the version, unless that may be somebody else's (``staging``)."""
+    _, _, contour, version, base, op, *_ = row
+    assert isinstance(contour, str) and isinstance(version, int)  # noqa: PT018
+    return contour, None if op == "r" or base == NEWEST else contour_id_of(version)
 
 
 def _composite(row: Row) -> str:
@@ -192,6 +203,11 @@ def _body(
         "applied": "n_applied", "skipped": "n_skipped", "conflicts": "n_conflicts",
         "contour_id": str(settings.contour.id), "again": "false", "missing": "null",
     }  # fmt: skip
+    # Who is listed in the configuration is known by that alone.
+    begin = {
+        "advance_offsets": TEMPLATES["advance_offsets"],
+        "open": "false" if settings.security.contours else "true",
+    }
 
     def part(
         name: str, statements: Mapping[str, sql.Composed | str], more: Mapping[str, str]
@@ -220,7 +236,7 @@ def _body(
         for n, plan in enumerate(plans)
     ]
     all_of = list(zip(plans, unique, owns, strict=True))
-    lines = [part("begin", {"advance_offsets": TEMPLATES["advance_offsets"]}, {})]
+    lines = [part("begin", begin, {})]
     lines += [
         part(
             "stage_table",

@@ -24,20 +24,22 @@ from replication_pipeline.domain.errors import (
 )
 from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic
+from replication_pipeline.domain.signatures import Seal, Verifier
 from replication_pipeline.engine.apply import merge
 from replication_pipeline.engine.failpoints import armed, failpoint
 from replication_pipeline.engine.ports import PoisonErrorLike
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan
-from replication_pipeline.postgres.apply_steps import ApplySteps, Staged, total
+from replication_pipeline.postgres.apply_steps import ApplySteps, Staged, park_whole, total
 from replication_pipeline.postgres.connection import is_shared, pin_plans
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.postgres.few_events import FewEvents
 from replication_pipeline.postgres.foreign_keys import BlockedDelete, ForeignKeyPolicies
 from replication_pipeline.postgres.histograms import Histograms
+from replication_pipeline.postgres.parking_space import ParkingSpace
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline.postgres.session import Session
-from replication_pipeline.settings import Settings
+from replication_pipeline.settings import Settings, verifier_of
 
 SQL: Final = queries.load("apply")
 FOREIGN_KEYS: Final = queries.load("foreign_keys")
@@ -47,7 +49,8 @@ HEARTBEAT_EVERY: Final = 5.0  # seconds; `replication.status` calls a worker dea
 WITHOUT_ROUNDS: Final = timedelta(minutes=5)  # a blocked delete waits for rounds that don't come
 EMPTY: Final = BatchResult(role="applier")
 
-_ParkedRow = tuple[int, str, int, int, bytes]  # id, topic, partition, offset, event
+# id, topic, partition, offset, event, whether it is to be verified, by this key and signature
+_ParkedRow = tuple[int, str, int, int, bytes, bool, bytes | None, bytes | None]
 _Applied = tuple[Sequence[Staged], BatchResult]
 
 
@@ -70,6 +73,8 @@ class PostgresInbox:
     _session: Session = field(init=False)
     _plans: Plans = field(init=False)
     _few: FewEvents = field(init=False)
+    _verifier: Verifier | None = field(init=False)
+    _space: ParkingSpace = field(init=False)
     _next_heartbeat: float = field(default=0.0)
     _anything_parked: bool = field(default=True)
     _shared: bool = field(default=True)  # the session, with others, by a pooler
@@ -78,7 +83,9 @@ class PostgresInbox:
     def __post_init__(self) -> None:
         self._session = Session(self.settings, application_name=APPLICATION_NAME)
         self._plans = Plans(self.settings)
-        self._few = FewEvents(self.settings, self.instance)
+        self._verifier = verifier_of(self.settings)
+        self._space = ParkingSpace(self.settings, patient=not self.replaying)
+        self._few = FewEvents(self.settings, self.instance, self._verifier)
 
     def offsets(self, partitions: Iterable[tuple[Topic, int]]) -> dict[tuple[Topic, int], int]:
         """The stored next offsets of ``partitions``; those never read are absent."""
@@ -132,6 +139,7 @@ class PostgresInbox:
             with self._plans_are_true():
                 parts = self._steps(connection).apply(housed, again=self.replaying)
             result = total(parts, housed, homeless)
+            self._space.take(connection, [m for p in parts for m in p.taken_in] + homeless)
             self._count(connection, result)
             failpoint("applied")
             self._anything_parked |= bool(result.parked) or any(part.displaced for part in parts)
@@ -144,6 +152,7 @@ class PostgresInbox:
         with self._transaction("parking an event") as connection:
             self._advance(connection, batch.advances)
             self._park_message(connection, message, error)
+            self._space.take(connection, [message])
             failpoint("parked")
             self._anything_parked = True
             result = BatchResult(
@@ -241,7 +250,8 @@ class PostgresInbox:
         connection.commit()
 
     def _steps(self, connection: psycopg.Connection) -> ApplySteps:
-        return ApplySteps(self.settings, self._plans, connection, not self.replaying)
+        keep_conflicts = not self.replaying
+        return ApplySteps(self.settings, self._plans, connection, keep_conflicts, self._verifier)
 
     def _begin(self, connection: psycopg.Connection) -> None:
         if self._shared:
@@ -317,8 +327,10 @@ class PostgresInbox:
     ) -> BatchResult:
         """Apply parked events, and remove those that are parked no more."""
         messages = [
-            Message(Topic(topic), partition, offset, event)
-            for _, topic, partition, offset, event in rows
+            Message(
+                Topic(topic), partition, offset, event, Seal(key, signature) if verify else None
+            )
+            for _, topic, partition, offset, event, verify, key, signature in rows
         ]
         try:
             with (
@@ -374,7 +386,8 @@ class PostgresInbox:
                 self._begin(connection)
                 blocked = BlockedDelete(self._plans.by_name(table).table, key, version)
                 if self._policies(connection).decide(blocked) != "waits":
-                    result = merge(result, self._apply_again(connection, [row[:5]]))
+                    parked: _ParkedRow = (*row[:5], False, None, None)
+                    result = merge(result, self._apply_again(connection, [parked]))
 
     def _policies(self, connection: psycopg.Connection) -> ForeignKeyPolicies:
         return ForeignKeyPolicies(
@@ -415,31 +428,14 @@ class PostgresInbox:
     def _park_message(
         self, connection: psycopg.Connection, message: Message, error: PoisonErrorLike
     ) -> None:
-        connection.execute(
-            SQL["park_message"],
-            {
-                "topic": message.topic,
-                "partition": message.partition,
-                "offset": message.offset,
-                "table": self._plans.table_name(message.topic),
-                "reason": error.reason,
-                "detail": error.message,
-                "event": message.value or b"",
-            },
-        )
+        table = self._plans.table_name(message.topic)
+        park_whole(connection, [(message, table, error.reason, error.message)])
 
     def _park_homeless(self, connection: psycopg.Connection, messages: Sequence[Message]) -> None:
-        if messages:
-            connection.execute(
-                SQL["park_homeless"],
-                {
-                    "topics": [m.topic for m in messages],
-                    "partitions": [m.partition for m in messages],
-                    "offsets": [m.offset for m in messages],
-                    "tables": [self._plans.table_name(m.topic) for m in messages],
-                    "events": [m.value for m in messages],
-                },
-            )
+        tables = [self._plans.table_name(message.topic) for message in messages]
+        homeless = [(m, t, "missing_table", t or "") for m, t in zip(messages, tables, strict=True)]
+        if homeless:
+            park_whole(connection, homeless)
 
     # --- helpers ---------------------------------------------------------------------------------
 

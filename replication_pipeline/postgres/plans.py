@@ -70,15 +70,15 @@ class Plans:
     def lacks(self, message: Message) -> bool:
         """Whether its table is configured, and not set up in the database."""
         table = self._by_topic.get(message.topic)
-        return table is not None and message.value is not None and table not in self._by_table
+        return table is not None and table not in self._by_table
 
     def of(self, message: Message) -> TablePlan:
-        """The plan for an event; ``PoisonError`` for what is none."""
+        """The plan for an event; ``PoisonError`` for one of a topic that nobody has asked for."""
         table = self._by_topic.get(message.topic)
-        if table is None or message.value is None:
+        if table is None:
             raise PoisonError(
-                f"{message.topic} [{message.partition}] offset {message.offset}: no event",
-                reason="malformed" if table else "unknown_table",
+                f"{message.topic} [{message.partition}] offset {message.offset}: no table's",
+                reason="unknown_table",
             )
         return self.by_name(table)
 

@@ -5,8 +5,9 @@ column as text, which its own input function reads. Values keep what the wire fo
 (docs/events.md): integers and floats are exact in Python, numerics and all else travel as strings.
 
 What an event is worth is not decided here, but for what it says of itself: columns that this table
-doesn't have, a fenced contour, a date too far ahead. One that is no event at all fails the whole batch,
-which is then applied in halves.
+doesn't have, a fenced contour, a date too far ahead. One that is no event at all, whose origin can't
+be, or that nobody has signed who may, gets no row: it is noted, to be parked as it came. So garbage
+costs less than events, however much comes. Nothing of what an event says is part of a statement.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from json.encoder import encode_basestring
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from replication_pipeline.domain.errors import PoisonError
 from replication_pipeline.domain.model import Message
+from replication_pipeline.domain.origins import Origins, readable
+from replication_pipeline.domain.signatures import Verifier
 from replication_pipeline.domain.version import MAX_CONTOUR_ID, pack
 from replication_pipeline.postgres.catalog import Column, Table
 
 NEWEST: Final = 2**63 - 1  # no version is above it
+LONGEST: Final = 20  # more digits than it has
 
 Values = dict[str, Any]
 Row = tuple[object, ...]
@@ -49,19 +53,32 @@ class _Event(msgspec.Struct):
 
 
 DECODER: Final = msgspec.json.Decoder(_Event)
+ANYBODY: Final = Origins()
+NOT_OURS: Final = "not an event of replication_pipeline"
+
+
+class Unfit(NamedTuple):
+    """A message that got no row: its number, and why."""
+
+    seq: int
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
     """By what an event is judged before anything is looked up. ``me``: whose events are left out, empty
     for nobody's. ``here``: what a snapshot sends to another contour is passed by, but for own events.
-    ``newest_clock``: in µs since 1970, later ones are held.
+    ``newest_clock``: in µs since 1970, later ones are held. ``verifier``: what comes from Kafka has to
+    be signed.
     """
 
     me: str
     here: str
     fenced: frozenset[str]
     newest_clock: int
+    origins: Origins = ANYBODY
+    verifier: Verifier | None = None
 
 
 @dataclass(slots=True)
@@ -77,6 +94,7 @@ class Incoming:
     deletes: int = 0
     lacking: bool = False  # an event lacks columns
     rivals: bool = False  # a key has several events
+    unfit: list[Unfit] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,76 +124,83 @@ class Reader:
         """Rows in the order of ``create_stage`` up to the columns; ``seq`` counts messages from 1.
 
         One by one, so that the server reads the first ones while others are decoded; ``found`` is
-        filled in at the end. Raises ``PoisonError`` when one is no event of replication_pipeline.
+        filled in at the end.
         """
-        names, columns, key_names = self._names, self._columns, self._key_names
+        me, here, verifier, merges = judge.me, judge.here, judge.verifier, self.table.merges
         own, elsewhere, changes = 0, 0, found.changes
         newest = pack(judge.newest_clock, MAX_CONTOUR_ID)
-        keys: set[str] = set()
+        keys: set[object] = set()
         for seq, message in enumerate(messages, 1):
-            event = self._decode(message)
-            source, gone = event.source, event.op == "d"
-            if source.contour == judge.me:
-                own += 1
+            try:
+                event, version = _decode(message, judge.origins)
+                if merges:  # PostgreSQL reads all of it: what is passed by here has to be text, too
+                    (message.value or b"").decode()
+                source = event.source
+                if source.contour == me:
+                    own += 1
+                    continue
+                if verifier is not None:
+                    _verify(message, source.contour, verifier)
+                if source.to is not None and here not in (source.to, source.contour):
+                    elsewhere += 1
+                    continue
+                row = self._row(seq, event, version, newest, judge)
+            except PoisonError as error:
+                found.unfit.append(Unfit(seq, error.reason, error.message))
                 continue
-            if source.to is not None and judge.here not in (source.to, source.contour):
-                elsewhere += 1
+            except (msgspec.MsgspecError, RecursionError, ValueError):
+                found.unfit.append(Unfit(seq, "malformed", NOT_OURS))
                 continue
-            values = event.before if gone else event.after
-            version, base = _version(source.row_version), source.base_version
-            # Only a snapshot brings rows that were there before their table was set up: version 0.
-            if values is None or version < (event.op != "r") or not key_names <= values.keys():
-                raise self._malformed()
-            missing = unknown = reason = None
-            if not gone and values.keys() != names:
-                missing, unknown = self._drift(values)
-            if source.contour in judge.fenced:
-                reason = "fenced_contour"
-            elif unknown:
-                reason = "unknown_column"
-            elif version > newest:
-                reason = "clock_skew"
-            found.deletes += gone
-            found.lacking |= missing is not None
-            if source.snapshot is None:
-                if event.op != "r":
-                    changes.append(version)
-            elif gone:  # long ago, and sent by somebody who has written nothing: no conflict
-                base = NEWEST
-            key = self._record_key(values)
-            keys.add(key)
-            yield (
-                seq,
-                source.event_id,
-                source.contour,
-                version,
-                base if base is None else _version(base),
-                event.op,
-                key,
-                missing,
-                "park" if reason else "apply",
-                reason,
-                unknown or "",
-                *[
-                    value if type(value := values.get(name)) is str and plain else write(value)
-                    for name, write, plain in columns
-                ],
-            )
-        found.rows, found.own = len(messages) - own - elsewhere, own
-        found.elsewhere = elsewhere
+            found.deletes += event.op == "d"
+            found.lacking |= row[7] is not None
+            if source.snapshot is None and event.op != "r":
+                changes.append(version)
+            keys.add(row[6])
+            yield row
+        found.rows = len(messages) - own - elsewhere - len(found.unfit)
+        found.own, found.elsewhere = own, elsewhere
         found.rivals = len(keys) < found.rows
 
-    def _decode(self, message: Message) -> _Event:
-        try:
-            return DECODER.decode(message.value or b"")
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise self._malformed() from None
+    def _row(self, seq: int, event: _Event, version: int, newest: int, judge: Judge) -> Row:
+        source, gone, base = event.source, event.op == "d", event.source.base_version
+        values = event.before if gone else event.after
+        # Only a snapshot brings rows that were there before their table was set up: version 0.
+        if values is None or version < (event.op != "r") or not self._key_names <= values.keys():
+            raise PoisonError(NOT_OURS, reason="malformed")
+        missing = unknown = reason = None
+        if not gone and values.keys() != self._names:
+            missing, unknown = self._drift(values)
+        if source.contour in judge.fenced:
+            reason = "fenced_contour"
+        elif unknown:
+            reason = "unknown_column"
+        elif version > newest:
+            reason = "clock_skew"
+        if gone and source.snapshot is not None:
+            base = NEWEST  # long ago, and sent by somebody who has written nothing: no conflict
+        return (
+            seq,
+            source.event_id,
+            source.contour,
+            version,
+            base if base is None else _version(base),
+            event.op,
+            self._record_key(values),
+            missing,
+            "park" if reason else "apply",
+            reason,
+            unknown or "",
+            *[
+                value if type(value := values.get(name)) is str and plain else write(value)
+                for name, write, plain in self._columns
+            ],
+        )
 
     def _drift(self, values: Values) -> tuple[str | None, str | None]:
         """Columns that the event lacks, as an array, and those that the table lacks, for people."""
         missing = sorted(self._names - values.keys())
         unknown = sorted(values.keys() - self._names)
-        return _array(missing) if missing else None, ", ".join(unknown) or None
+        return _array(missing) if missing else None, readable(", ".join(unknown)) or None
 
     def _record_key(self, values: Values) -> str:
         """The canonical key, as ``replication.key_expression`` writes it at the source."""
@@ -185,19 +210,39 @@ class Reader:
             return f"{head}{value if type(value) is int else _as_jsonb(value)}}}"
         return "".join([head + _as_jsonb(values[key]) for key, head in self._keys]) + "}"
 
-    def _malformed(self) -> PoisonError:
-        return PoisonError(
-            f"{self.table.name}: not an event of replication_pipeline",
-            reason="malformed",
-            remedy="find out who else writes to the topic",
-        )
+
+def _decode(message: Message, origins: Origins) -> tuple[_Event, int]:
+    """An event and its version, if both may be its contour's."""
+    event = DECODER.decode(message.value or b"")
+    source = event.source
+    version = _version(source.row_version)
+    # What is of a snapshot carries the version of whoever wrote it, else one's own.
+    mine = source.snapshot is None and event.op != "r"
+    number = version & MAX_CONTOUR_ID if mine else None
+    known = origins.ids.get(source.contour)
+    if known is None or (mine and known != number):
+        suspicion = origins.suspect(source.contour, number)
+        if suspicion is not None:
+            raise PoisonError(suspicion.detail, reason=suspicion.reason)
+    return event, version
+
+
+def _verify(message: Message, contour: str, verifier: Verifier) -> None:
+    """What has no seal has been verified, or never left home."""
+    if message.seal is None:
+        return
+    objection = verifier.objection(contour, message.topic, message.seal, message.value or b"")
+    if objection is not None:
+        raise PoisonError(objection, reason="bad_signature")
 
 
 def _version(told: int | str) -> int:
-    try:
-        return int(told)
-    except ValueError:
-        raise PoisonError("a version that is no number", reason="malformed") from None
+    """As PostgreSQL writes a bigint; Python would take more: signs, spaces, other scripts' digits."""
+    if isinstance(told, int) or (told.isdigit() and told.isascii() and len(told) < LONGEST):
+        version = int(told)
+        if 0 <= version <= NEWEST:
+            return version
+    raise PoisonError("a version that is no number, or none of ours", reason="malformed")
 
 
 def _as_jsonb(value: Any) -> str:

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import psycopg
 
-from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.errors import ParkedFullError, TransientError
 from replication_pipeline.domain.model import Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.engine.apply import ApplyCycle
@@ -40,6 +40,9 @@ class Hand:
 
     def caught_up(self) -> bool:
         return self.batch is None
+
+    def hold(self, error: ParkedFullError) -> None:
+        """Nothing is read but what the test hands over."""
 
     def rewind(self) -> None:
         """The place looks by itself where the offsets are."""

@@ -19,6 +19,8 @@ PUBLISH: Final = INTEGRATION + "test_publish.py"
 CAPTURE: Final = INTEGRATION + "test_capture.py"
 HEARTBEATS: Final = INTEGRATION + "test_heartbeats.py"
 SNAPSHOT: Final = INTEGRATION + "test_snapshot.py"
+HOSTILE: Final = INTEGRATION + "test_hostile_input.py"
+RIGHTS: Final = INTEGRATION + "test_rights_matrix.py"
 SNAPSHOT_LIVE: Final = INTEGRATION + "test_snapshot_live.py"
 
 STAGING: Final = "replication_pipeline/postgres/staging.py"
@@ -195,7 +197,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "own events are applied", STAGING,
-        "if source.contour == judge.me:", "if source.contour == judge.me and not event.op:",
+        "if source.contour == me:", "if source.contour == me and not event.op:",
         (APPLY + "::test_own_events_come_home_unapplied",),
     ),
     Mutant(
@@ -325,13 +327,39 @@ MUTANTS: Final = (
     ),
     Mutant(
         "whom a snapshot is for does not matter", STAGING,
-        "if source.to is not None and judge.here not in", "if False and judge.here not in",
+        "if source.to is not None and here not in", "if False and here not in",
         (SNAPSHOT + "::test_a_filter_and_one_contour_of_three",),
     ),
     Mutant(
         "a delete that a snapshot has sent is a conflict", STAGING,
         "base = NEWEST", "base = base",
         (SNAPSHOT + "::test_deletes_are_sent_and_rows_do_not_come_back",),
+    ),
+    # --- who is believed
+    Mutant(
+        "whose number a version has does not matter", "replication_pipeline/domain/origins.py",
+        "if number is None or known == number:", "if True:",
+        (HOSTILE + "::test_every_known_attack_is_parked_and_the_event_behind_it_applied",),
+    ),
+    Mutant(
+        "what is to be parked hides others of its key", APPLY_SQL,
+        "s.reason is not null", "false",
+        (HOSTILE + "::test_a_forged_event_hides_no_real_one",), times=2,
+    ),
+    Mutant(
+        "any signature will do", "replication_pipeline/domain/signatures.py",
+        "if hmac.compare_digest(told, mac(", "if bool(told) or bool(mac(",
+        (INTEGRATION + "test_signatures.py::test_what_was_signed_is_applied_and_nothing_else",),
+    ),
+    Mutant(
+        "a role may more than it needs", "sql/schema/90_grants.sql",
+        "grant select on all tables", "grant select, insert on all tables",
+        (RIGHTS + "::test_every_right_is_in_the_table_and_every_line_of_it_holds",),
+    ),
+    Mutant(
+        "there is always room for one more", "replication_pipeline/postgres/parking_space.py",
+        "if min(self._events, self._bytes) >= 0:", "if True:",
+        (INTEGRATION + "test_parking_space.py::test_who_wants_to_catch_up_is_told_that_it_can_not",),
     ),
     Mutant(
         "a snapshot's row of a merging table has no state", STATEMENTS_SQL,

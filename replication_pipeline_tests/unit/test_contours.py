@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -34,7 +35,9 @@ from replication_pipeline.domain.heartbeat import (
 
 pytestmark = pytest.mark.unit
 
-A, B, C = (Identity(name, number, f"i-{name}") for number, name in enumerate("abc", start=1))
+A, B, C = (
+    Identity(name, number, str(UUID(int=number))) for number, name in enumerate("abc", start=1)
+)
 HORIZON = 80.0
 
 

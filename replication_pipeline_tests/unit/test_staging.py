@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from replication_pipeline.domain.errors import PoisonError
 from replication_pipeline.domain.model import Message
 from replication_pipeline.domain.names import Topic
+from replication_pipeline.domain.origins import Origins
 from replication_pipeline.domain.version import pack
 from replication_pipeline.postgres.catalog import Column, Table
 from replication_pipeline.postgres.staging import Incoming, Judge, Reader, Row
@@ -204,13 +204,60 @@ def test_what_an_event_says_of_itself_is_judged(
     ],
 )
 def test_what_is_no_event_is_refused_without_its_values(value: bytes) -> None:
-    with pytest.raises(PoisonError) as refused:
-        read(reader("id", "name"), value)
-    assert refused.value.reason == "malformed"
-    assert "no key" not in str(refused.value)
+    found = read(reader("id", "name"), event({"id": 1}), value, event({"id": 2}))
+    assert [row[0] for row in found.told] == [1, 3], "the others are read"
+    ((seq, reason, detail),) = found.unfit
+    assert (seq, reason) == (2, "malformed")
+    assert "no key" not in detail
 
 
 def test_a_binary_value_that_is_none_is_a_bad_value() -> None:
-    with pytest.raises(PoisonError) as refused:
-        read(reader("id", "photo"), event({"id": 1, "photo": "§"}))
-    assert refused.value.reason == "bad_value"
+    found = read(reader("id", "photo"), event({"id": 1, "photo": "§"}))
+    assert [unfit.reason for unfit in found.unfit] == ["bad_value"]
+    assert not found.told
+
+
+ORIGINS = Origins({"a": 1, "b": 2, "c": 3})
+
+
+@pytest.mark.parametrize(
+    ("contour", "number", "reason"),
+    [
+        ("a", 1, None),
+        ("a", 2, "forged_origin"),  # this contour's number
+        ("a", 7, "forged_origin"),
+        ("b", 1, "forged_origin"),  # this contour's name
+        ("d", 4, None),  # nobody knows either
+        ("d", 1, "forged_origin"),  # somebody's number
+        ("", 1, "malformed"),
+        ("a b", 1, "malformed"),
+        ("A", 1, "malformed"),
+        ("x" * 32, 4, "malformed"),
+        ("d\u0000", 4, "malformed"),
+    ],
+)
+def test_a_version_belongs_to_the_contour_that_tells_it(
+    contour: str, number: int, reason: str | None
+) -> None:
+    judge = replace(JUDGE, origins=ORIGINS)
+    value = event({"id": 1}, contour=contour, row_version=str(pack(NOW, number)))
+    found = read(reader("id"), value, judge=judge)
+    assert [unfit.reason for unfit in found.unfit] == ([reason] if reason else [])
+    assert len(found.told) + found.own == (0 if reason else 1)
+
+
+def test_rows_of_a_snapshot_go_with_whosever_versions() -> None:
+    judge = replace(JUDGE, origins=ORIGINS)
+    of_others = str(pack(NOW, 3))
+    sent = event({"id": 1}, op="r", row_version=of_others, snapshot="incremental")
+    gone = event({"id": 2}, op="d", row_version=of_others, snapshot="incremental")
+    assert len(read(reader("id"), sent, gone, judge=judge).told) == 2
+
+
+def test_who_is_not_listed_is_held() -> None:
+    judge = replace(JUDGE, origins=Origins({"a": 1, "b": 2}, closed=True))
+    values = [event({"id": 1}), event({"id": 2}, contour="d", row_version=str(pack(NOW, 4)))]
+    values += [event({"id": 3}, op="r", contour="d", snapshot="incremental")]
+    found = read(reader("id"), *values, judge=judge)
+    assert [unfit.reason for unfit in found.unfit] == ["unknown_contour"] * 2
+    assert len(found.told) == 1

@@ -70,8 +70,8 @@ create temporary table if not exists {stage} (
   {stage_definitions}
 )
 
--- name: fenced_contours
-select name from replication.contours where state <> 'active'
+-- name: known_contours
+select name, id, state from replication.contours
 
 -- name: stage
 -- Events of other contours, decoded (postgres/staging.py).
@@ -101,7 +101,7 @@ with fresh as (
 select count(*) from fresh
 
 -- name: reduce
--- The newest event of each key stays; those of fenced contours, which are parked, hide no other. What one
+-- The newest event of each key stays; those that are to be parked hide no other. What one
 -- contour did in several steps counts as one, from the version that the first step replaced. Of a key that
 -- several contours wrote the others stay as `superseded`, with the highest version before them, for
 -- record_conflicts; those are `rewritten` that their own writer followed by another. Returns how many are
@@ -115,9 +115,9 @@ with ranked as materialized (
            as staged_version,
          max(s.version) over same_writer > s.version as rewritten
     from {stage} s
-  window same_key as (partition by s.record_key collate "C", s.reason is not distinct from 'fenced_contour'),
+  window same_key as (partition by s.record_key collate "C", s.reason is not null),
          same_writer as (partition by s.record_key collate "C",
-                                      s.reason is not distinct from 'fenced_contour', s.version & 1023)
+                                      s.reason is not null, s.version & 1023)
 ), gone as (
   delete from {stage} s using ranked r where r.rank > 1 and not r.several and s.ctid = r.place
 ), newest as (
@@ -422,16 +422,20 @@ on conflict (topic, partition, kafka_offset) do update
        attempts = p.attempts + 1, retried_at = clock_timestamp()
 returning p.id, p.reason
 
--- name: park_homeless
--- Events of tables that are configured and not set up here: kept until they are.
+-- name: park_whole
+-- Events that got no row of a stage: no events at all, of an origin that can't be, not signed; and those of
+-- tables that are configured and not set up here. Key and signature are kept of those that may be verified again.
 insert into replication.parked_events as p
-  (topic, partition, kafka_offset, table_name, reason, detail, event)
-select m.topic, m.partition, m.kafka_offset, m.table_name, 'missing_table', m.table_name, m.event
+  (topic, partition, kafka_offset, table_name, reason, detail, event, message_key, signature)
+select m.topic, m.partition, m.kafka_offset, m.table_name, m.reason, m.detail, m.event, m.message_key, m.signature
   from unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(tables)s::text[],
-              %(events)s::bytea[]) as m(topic, partition, kafka_offset, table_name, event)
+              %(reasons)s::text[], %(details)s::text[], %(events)s::bytea[], %(keys)s::bytea[],
+              %(signatures)s::bytea[])
+    as m(topic, partition, kafka_offset, table_name, reason, detail, event, message_key, signature)
 on conflict (topic, partition, kafka_offset) do update
    set reason = excluded.reason, detail = excluded.detail, blocked_by = null,
        attempts = p.attempts + 1, retried_at = clock_timestamp()
+returning p.id, p.reason
 
 -- name: parked_seqs
 select seq, reason from {stage} where verdict = 'park' order by seq
@@ -440,19 +444,11 @@ select seq, reason from {stage} where verdict = 'park' order by seq
 select count(*) filter (where verdict = 'apply'), count(*) filter (where verdict = 'skip'),
        count(*) filter (where verdict = 'park') from {stage}
 
--- name: park_message
--- One event that the database refused for its content, or that is no event at all.
-insert into replication.parked_events as p
-  (topic, partition, kafka_offset, table_name, reason, detail, event)
-values (%(topic)s, %(partition)s, %(offset)s, %(table)s, %(reason)s, %(detail)s, %(event)s)
-on conflict (topic, partition, kafka_offset) do update
-   set reason = excluded.reason, detail = excluded.detail, blocked_by = null,
-       attempts = p.attempts + 1, retried_at = clock_timestamp()
-
 -- name: claim_parked
 -- Lock: the parked rows, FOR UPDATE SKIP LOCKED, so that several appliers share them. Least recently
 -- tried first, so that no event keeps the others from their turn. ``among``: of these only, if given.
-select id, topic, partition, kafka_offset, event from replication.parked_events
+select id, topic, partition, kafka_offset, event, reason = 'bad_signature', message_key, signature
+  from replication.parked_events
  where table_name = any(%(tables)s::text[]) and reason <> 'malformed'
    and (%(among)s::bigint[] is null or id = any(%(among)s::bigint[]))
    and (%(eagerly)s and reason in ('missing_parent', 'referenced', 'unique_conflict', 'displaced')

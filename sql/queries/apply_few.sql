@@ -6,8 +6,9 @@
 -- returns with `usual` false; the caller rolls back, and takes the batch step by step.
 --
 -- Parameters, by number, as user's columns may be called anything: $1 to $5 as advance_offsets has them, $6 instance,
--- $7 number of messages, $8 their bytes, $9 contours that the events come from; from $10 on, for each table, its rows
--- as texts of the stage's row type, and whether there are writes, and deletes, among them.
+-- $7 number of messages, $8 their bytes, $9 contours that the events come from and $10 the numbers in their versions,
+-- null where that may be anybody's; from $11 on, for each table, its rows as texts of the stage's row type, and whether
+-- there are writes, and deletes, among them.
 
 -- name: function
 create or replace function pg_temp.{name}({parameters},
@@ -27,7 +28,10 @@ begin
   set local synchronous_commit = off;
   {advance_offsets}
   into advanced;
-  if not advanced or exists (select from replication.contours c where c.state <> 'active' and c.name = any($9)) then
+  if not advanced or exists (
+    select from replication.contours c join unnest($9, $10) as o(name, id)
+      on c.state <> 'active' and c.name = o.name
+         or {open} and c.state <> 'forgotten' and (c.name = o.name) <> (c.id = o.id)) then
     return;
   end if;
 

@@ -139,3 +139,7 @@ select 'apply', event_id, table_name, record_key,
        version, event, reason, detail, parked_at, attempts, session_user || %(who)s, %(because)s
   from gone order by id
 returning table_name, record_key
+
+-- name: how_much
+-- Read whole, but for what is stored apart. Seen with what this transaction has parked.
+select count(*), coalesce(sum(octet_length(event)), 0) from replication.parked_events

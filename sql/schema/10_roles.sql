@@ -46,4 +46,13 @@ end $$;
 
 -- The apply session switches triggers off for itself (`SET LOCAL session_replication_role`), and
 -- the capture functions do so for one rare statement; neither needs a superuser at run time.
-grant set on parameter session_replication_role to replication_owner, replication_consumer;
+do $$ begin
+  grant set on parameter session_replication_role to replication_owner, replication_consumer;
+exception when insufficient_privilege then
+  -- A managed service may let some role set it by a rule of its own; doctor says whether the right is there.
+  if not (has_parameter_privilege('replication_owner', 'session_replication_role', 'set')
+          and has_parameter_privilege('replication_consumer', 'session_replication_role', 'set')) then
+    raise warning 'role % may not grant SET on session_replication_role, which appliers need', current_user
+      using hint = 'docs/security.md says what managed services allow.';
+  end if;
+end $$;

@@ -281,7 +281,8 @@ create table if not exists replication.consumer_topics (
 -- when the reason may have gone; never dropped. A negative offset is none: the event came by a topic that
 -- has been made anew since, where its offset is another event's. `blocked_by` is the table and the key of the
 -- row that has the values of a unique index; `displaced` are rows of this database that gave way to such an
--- event, in the form of events, with partition -1.
+-- event, in the form of events, with partition -1. `message_key` and `signature` are kept where `bad_signature` says
+-- that they did not fit, to be verified again when keys have changed.
 create table if not exists replication.parked_events (
   id           bigint generated always as identity primary key,
   topic        text not null,
@@ -301,10 +302,11 @@ create table if not exists replication.parked_events (
 );
 alter table replication.parked_events
   add column if not exists blocked_by text,
+  add column if not exists message_key bytea, add column if not exists signature bytea,
   drop constraint if exists parked_events_reason_check,
   add constraint parked_events_reason_check check (reason in ('missing_parent', 'referenced', 'clock_skew',
     'unknown_column', 'unknown_table', 'missing_table', 'unique_conflict', 'displaced', 'constraint',
-    'bad_value', 'malformed', 'fenced_contour', 'too_old'));
+    'bad_value', 'malformed', 'fenced_contour', 'too_old', 'forged_origin', 'unknown_contour', 'bad_signature'));
 create index if not exists parked_events_table on replication.parked_events (table_name, id);
 
 -- Concurrent writes of one row, one of which had to give way, and how it was decided here. `reason` says

@@ -1,5 +1,12 @@
 -- Ownership and rights. Nothing is granted to PUBLIC: who writes a replicated table needs no right
--- here, because the capture functions run as replication_owner.
+-- here, because the capture functions run as replication_owner. What the pipeline's roles had before is taken
+-- from them first, in this same transaction, so that an upgrade leaves no right behind that is listed no more.
+-- What is listed is what replication_pipeline_tests/integration/rights.txt says; docs/security.md says why.
+
+revoke all on schema replication
+  from public, replication_publisher, replication_consumer, replication_monitor;
+alter schema replication owner to current_user;
+grant usage, create on schema replication to replication_owner;  -- create: whoever is to own something needs it
 
 do $$
 declare
@@ -7,8 +14,10 @@ declare
 begin
   for object in
     select case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end as kind, c.oid::regclass as name
-      from pg_class c where c.relnamespace = 'replication'::regnamespace and c.relkind in ('r', 'p', 'v')
-        or c.oid = 'replication.replication_queue_id_seq'::regclass
+      from pg_class c
+     where (c.relnamespace = 'replication'::regnamespace and c.relkind in ('r', 'p', 'v')
+            or c.oid = 'replication.replication_queue_id_seq'::regclass)
+       and c.relowner <> 'replication_owner'::regrole  -- it would wait for every writer of the queue
   loop
     execute format('alter %s %s owner to replication_owner', object.kind, object.name);
   end loop;
@@ -20,14 +29,16 @@ begin
   loop
     execute format('alter routine %s owner to %s', object.name,
                    case when object.runs_as_owner then 'replication_owner' else 'current_user' end);
-    execute format('revoke all on function %s from public', object.name);
+    execute format('revoke all on function %s from public, replication_publisher, replication_consumer, '
+                   'replication_monitor', object.name);
     execute format('grant execute on function %s to replication_owner', object.name);
   end loop;
 end $$;
 
-revoke all on schema replication from public;
-alter schema replication owner to current_user;
-grant usage, create on schema replication to replication_owner;  -- create: its own capture functions
+revoke all on all tables in schema replication
+  from public, replication_publisher, replication_consumer, replication_monitor;
+revoke all on all sequences in schema replication
+  from public, replication_publisher, replication_consumer, replication_monitor;
 grant usage on schema replication
   to replication_publisher, replication_consumer, replication_monitor;
 
@@ -80,8 +91,9 @@ grant execute on function replication.snapshot_rows(integer, oid, tid[], text),
 -- Repairing tables.
 grant execute on function replication.resend_rows(integer, oid[], tid[], bigint[]),
   replication.resend_deletes(integer, text[], bigint[]) to replication_consumer;
--- Comparing tables: the key of a row as it is on Kafka.
+-- Comparing tables: the key of a row as it is on Kafka. Doctor: whether capture follows a table's columns.
 grant execute on function replication.whole_row(integer), replication.tombstone_key(text), replication.base_type(oid),
+  replication.table_fingerprint(regclass),
   replication.uncommon_time(timestamptz), replication.uncommon_time(timestamp) to replication_monitor;
 
 -- Metrics. Workers and comparisons add to what the exporter reads; the exporter, as a member of replication_monitor
