@@ -2211,7 +2211,7 @@ CREATE TABLE replication.histograms (
     metric text NOT NULL,
     table_name text DEFAULT ''::text NOT NULL,
     counts bigint[] NOT NULL,
-    total bigint NOT NULL,
+    total numeric NOT NULL,
     CONSTRAINT histograms_counts_check CHECK ((cardinality(counts) = 16)),
     CONSTRAINT histograms_metric_check CHECK ((metric = ANY (ARRAY['publish_batch'::text, 'apply_batch'::text, 'publish_latency'::text, 'end_to_end_lag'::text])))
 );

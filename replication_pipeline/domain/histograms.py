@@ -21,6 +21,9 @@ BOUNDS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0),
 )  # seconds; kept counts are told by their place: new bounds need new names
+LONGEST: Final = (
+    30 * 86_400 * SECOND
+)  # more is counted as this: one event with a mad clock is not the mean
 BUCKETS: Final = len(BOUNDS) + 1  # the last one has no bound
 _BOUNDS: Final = [round(bound * SECOND) for bound in BOUNDS]
 
@@ -39,8 +42,8 @@ class Histogram:
         within = [0, *(many - bisect_left(ordered, now - bound) for bound in _BOUNDS), many]
         for bucket, (before, up_to) in enumerate(pairwise(within)):
             self.counts[bucket] += up_to - before
-        past = bisect_right(ordered, now)
-        self.total += past * now - sum(ordered[:past])
+        past, ancient = bisect_right(ordered, now), bisect_left(ordered, now - LONGEST)
+        self.total += ancient * LONGEST + (past - ancient) * now - sum(ordered[ancient:past])
 
 
 def cumulative(counts: Sequence[int]) -> list[tuple[str, int]]:

@@ -64,7 +64,8 @@ METRICS: Final = (
     Metric(
         "replication_unpublished_events",
         "gauge",
-        "Captured changes that are not in Kafka yet, held and parked ones included.",
+        "Captured changes that are not in Kafka yet, held and parked ones included; counted up to "
+        "two million.",
     ),
     Metric(
         "replication_publish_lag_seconds",

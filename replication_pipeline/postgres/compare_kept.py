@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from replication_pipeline.domain.comparison import Comparison
-from replication_pipeline.domain.errors import TransientError
+from replication_pipeline.domain.errors import ReplicationError
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.failures import translating
 from replication_pipeline.settings import Settings
@@ -28,7 +28,7 @@ def keep(
         return
     sql, connection = queries.load("metrics"), connections[me]
     # A verdict that took an hour is not lost because it can't be kept.
-    with suppress(TransientError), translating(f"contour {me}: keeping what was found"):
+    with suppress(ReplicationError), translating(f"contour {me}: keeping what was found"):
         row = connection.execute(sql["may_keep_comparison"]).fetchone()
         if row is None or not row[0]:
             return

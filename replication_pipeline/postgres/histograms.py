@@ -48,22 +48,21 @@ class Histograms:
         return bool(self._seen) and time.monotonic() - self._written >= seconds
 
     def write(self, connection: Connection[Any]) -> None:
-        """One statement, if there is anything to write; ``forget`` once that is committed."""
-        if self._seen:
+        """One statement, if there is anything to write. It is forgotten at once: whether a statement
+        that failed was committed isn't always known, and nothing may be counted twice.
+        """
+        seen, self._seen = self._seen, defaultdict(Histogram)
+        self._written = time.monotonic()
+        if seen:
             connection.execute(
                 SQL["add_to_histograms"],
                 {
-                    "metrics": [name for name, _ in self._seen],
-                    "tables": [table for _, table in self._seen],
-                    "counts": [_array(seen.counts) for seen in self._seen.values()],
-                    "totals": [seen.total for seen in self._seen.values()],
+                    "metrics": [name for name, _ in seen],
+                    "tables": [table for _, table in seen],
+                    "counts": [_array(each.counts) for each in seen.values()],
+                    "totals": [each.total for each in seen.values()],
                 },
             )
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self._seen.clear()
-        self._written = time.monotonic()
 
 
 def _array(numbers: Collection[int]) -> str:

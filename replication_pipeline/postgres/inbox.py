@@ -453,13 +453,13 @@ class PostgresInbox:
             self._histograms.since("end_to_end_lag", table, part.changed_at(), now)
         self._histograms.took("apply_batch", timedelta(seconds=seconds))
         if self._histograms.overdue(2 * HEARTBEAT_EVERY):
-            with contextlib.suppress(TransientError):  # the batch is done, and this can wait
-                self._tell_histograms()
+            self._tell_histograms()
 
     def _tell_histograms(self) -> None:
-        with self._transaction("adding to the histograms") as connection:
-            self._histograms.write(connection)
-        self._histograms.forget()
+        # Batches are done by then, and are worth more than how long they took.
+        with contextlib.suppress(ReplicationError):
+            with self._transaction("adding to the histograms") as connection:
+                self._histograms.write(connection)
 
     def _count(self, connection: psycopg.Connection, result: BatchResult) -> None:
         if self.replaying:

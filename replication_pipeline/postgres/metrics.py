@@ -88,9 +88,11 @@ def _histograms(connection: Connection[Any], settings: Settings) -> Iterator[Tol
         for name, role in HISTOGRAMS.values()
         for table in ([""] if role else settings.tables)
     }
-    for stored, table, counts, total in connection.execute(SQL["histograms"], {}):
+    for stored, table, counts, total in connection.execute(
+        SQL["histograms"], {"tables": list(settings.tables)}
+    ):
         name, role = HISTOGRAMS[stored]
-        found[name, role or table] = Histogram(counts, total)
+        found[name, role or table] = Histogram(counts, int(total))
     for (name, label), histogram in found.items():
         yield name, (label,), histogram
 

@@ -325,8 +325,9 @@ class PostgresOutbox:
         self._counting += MOST_LANES  # rows of no other lane
         if self.lane == 0:
             connection.execute(SQL["heartbeat"], {"instance": self.instance})
-        self._histograms.write(connection)
-        self._histograms.forget()
+        # Publishing is worth more than how long it took. What follows tells of a lost connection.
+        with contextlib.suppress(psycopg.Error):
+            self._histograms.write(connection)
 
     def _note(self, published: Sequence[ClaimedEvent]) -> None:
         captured: defaultdict[str, list[int]] = defaultdict(list)

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -19,6 +21,8 @@ from replication_pipeline.postgres import metrics
 from replication_pipeline.postgres.cleanup import clean_up
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.histograms import Histograms
+from replication_pipeline.postgres.inbox import PostgresInbox
+from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline_tests.acceptance.test_command_line import COMMAND, configuration, lines
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours
 from replication_pipeline_tests.integration.outbox import publisher, settle
@@ -152,6 +156,34 @@ def test_who_adds_to_histograms_waits_for_nobody_and_loses_nothing(contours: lis
         assert contour.value("select count(*) from replication.histograms") == 1
         assert (told().counts[0], told().counts[-1], sum(told().counts)) == (4, 2, 8)
         assert told().total == 2 * (1_000 + 10_000_000 + 60_000_000_000 + 1_000)
+
+
+def test_a_sum_of_more_microseconds_than_a_bigint_holds_is_told(contours: list[Contour]) -> None:
+    contour = contours[0]
+    with connect(contour.settings, application_name="test") as connection:
+        for _ in range(3):
+            seen = Histograms()
+            seen._seen["publish_latency", "users"] = Histogram([0] * 15 + [1], 1 << 62)
+            seen.write(connection)
+    assert count(contour) == 3
+    told = scrape(contour.settings).named(f"{LATENCY}_sum")
+    assert sum(sample.value for sample in told) == pytest.approx(3 * (1 << 62) / 1e6)
+
+
+def test_a_statistic_that_can_not_be_kept_stops_nobody(contours: list[Contour]) -> None:
+    contour = contours[0]
+    contour.run("alter table replication.histograms add constraint never check (false)")
+    with closing(PostgresOutbox(contour.settings, "p")) as outbox:
+        assert outbox.claim(1) is None
+        outbox._histograms.took("publish_batch", timedelta(seconds=1))
+        outbox._next_heartbeat = 0.0
+        contour.run("insert into users (id) values (1)")
+        assert outbox.claim(1) is not None
+    with closing(PostgresInbox(contour.settings, "i")) as inbox:
+        for _ in range(2):
+            inbox._histograms.took("apply_batch", timedelta(seconds=1))
+            inbox._histograms._written = inbox._next_heartbeat = 0.0
+            inbox.retry_parked(1, eagerly=False)
 
 
 def test_the_command_serves_until_it_is_told_to_end(users: list[Contour], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication_pipeline.domain.histograms import BOUNDS, SECOND, Histogram, cumulative
+from replication_pipeline.domain.histograms import BOUNDS, LONGEST, SECOND, Histogram, cumulative
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +24,7 @@ def test_many_at_once_are_as_one_by_one(ages: list[int], now: int) -> None:
         len(ages),
     ]
     assert [float(bound) for bound, _ in told] == [*BOUNDS, float("inf")]
-    assert seen.total == sum(max(age, 0) for age in ages)
+    assert seen.total == sum(min(max(age, 0), LONGEST) for age in ages)
 
 
 def test_observations_add_up() -> None:

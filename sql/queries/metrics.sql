@@ -8,10 +8,10 @@ select %(version)s::text as version, id::text as contour_id, schema_version::tex
   from replication.contour
 
 -- name: backlog
--- Index: replication_queue_waiting.
+-- Counted up to two million, so that a deep queue is told too. Index: replication_queue_waiting.
 select count(*) as replication_unpublished_events,
        count(*) filter (where held and parked_at is null) as replication_held_events
-  from replication.replication_queue where not published
+  from (select held, parked_at from replication.replication_queue where not published limit 2000000) q
 
 -- name: lag
 -- The oldest of each shard by its id, which costs the same however deep the queue is. Index: replication_queue_waiting.
@@ -71,11 +71,12 @@ select table_name as "table", differing as replication_compare_differing_rows,
  where table_name in (select table_name from replication.replicated_tables)
 
 -- name: histograms
--- Of tables that are set up, and of batches. Several rows of one add up.
+-- Of tables that are set up or configured, and of batches. Several rows of one add up.
 select metric, table_name, array_agg(bucket order by n), (array_agg(total))[1]
-  from (select h.metric, h.table_name, c.n, sum(c.number)::bigint as bucket, sum(h.total)::bigint as total
+  from (select h.metric, h.table_name, c.n, sum(c.number)::bigint as bucket, sum(h.total) as total
           from replication.histograms h cross join lateral unnest(h.counts) with ordinality c(number, n)
-         where h.table_name = '' or h.table_name in (select table_name from replication.replicated_tables)
+         where h.table_name = '' or h.table_name = any(%(tables)s::text[])
+               or h.table_name in (select table_name from replication.replicated_tables)
          group by h.metric, h.table_name, c.n) b
  group by metric, table_name order by metric, table_name
 
@@ -83,7 +84,7 @@ select metric, table_name, array_agg(bucket order by n), (array_agg(total))[1]
 -- Observations of one worker. Merges the rows of these metrics that nobody else is merging. Locks: FOR UPDATE SKIP
 -- LOCKED.
 with seen as (
-  select * from unnest(%(metrics)s::text[], %(tables)s::text[], %(counts)s::text[], %(totals)s::bigint[])
+  select * from unnest(%(metrics)s::text[], %(tables)s::text[], %(counts)s::text[], %(totals)s::numeric[])
          as s(metric, table_name, counts, total)
 ), former as (
   delete from replication.histograms
@@ -97,13 +98,13 @@ with seen as (
 )
 insert into replication.histograms (metric, table_name, counts, total)
 select metric, table_name, array_agg(bucket order by n), (array_agg(total))[1]
-  from (select a.metric, a.table_name, c.n, sum(c.number)::bigint as bucket, sum(a.total)::bigint as total
+  from (select a.metric, a.table_name, c.n, sum(c.number)::bigint as bucket, sum(a.total) as total
           from all_of_them a cross join lateral unnest(a.counts) with ordinality c(number, n)
          group by a.metric, a.table_name, c.n) b
  group by metric, table_name
 
 -- name: may_keep_comparison
-select has_table_privilege('replication.comparisons', 'insert')
+select coalesce(has_table_privilege(to_regclass('replication.comparisons'), 'insert'), false)
 
 -- name: keep_comparison
 insert into replication.comparisons (table_name, contours, row_count, differing, complete)
