@@ -280,7 +280,8 @@ def test_who_hangs_up_may_be_on_its_way_down(
         settings = kafka_settings(
             place, bootstrap_servers=f"localhost:{balancer.server_address[1]}"
         )
-        with pytest.raises(TransientError, match=r"lets us in .*PLAINTEXT"):
+        # What librdkafka guesses of the cause isn't always told within that time.
+        with pytest.raises(TransientError, match="lets us in"):
             by_admin(settings)
         balancer.shutdown()
         thread.join()
