@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -166,7 +166,7 @@ def _counted(field: FieldInfo, path: str) -> str:
 def _range(field: FieldInfo) -> str:
     low = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
     above = next((m.gt for m in field.metadata if isinstance(m, Gt)), None)
-    high = next((m.le for m in field.metadata if isinstance(m, Le | Lt)), None)
+    high = next((m.le for m in field.metadata if isinstance(m, Le)), None)
     said = [
         *([f"from {low:,}"] if isinstance(low, int | float) else []),
         *([f"above {above:,}"] if isinstance(above, int | float) else []),

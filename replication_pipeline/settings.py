@@ -139,8 +139,7 @@ class PostgresSettings(Section):
 
     @model_validator(mode="after")
     def _one_password(self) -> PostgresSettings:
-        if self.password is not None and self.password_file is not None:
-            raise ValueError("password and password_file exclude each other; keep one")
+        _refuse_both(self, "password")
         if not self.dsn.get_secret_value() and self.host is None:
             raise ValueError("dsn or host is needed; set postgres.dsn")
         return self
@@ -221,9 +220,7 @@ class KafkaSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> KafkaSettings:
-        for secret in ("sasl_password", "ssl_key_password", "oauth_client_secret"):
-            if getattr(self, secret) is not None and getattr(self, f"{secret}_file") is not None:
-                raise ValueError(f"{secret} and {secret}_file exclude each other; keep one")
+        _refuse_both(self, "sasl_password", "ssl_key_password", "oauth_client_secret")
         if self.security_protocol.startswith("sasl") and self.sasl_mechanism is None:
             raise ValueError("security_protocol asks for SASL; set kafka.sasl_mechanism")
         if self.sasl_mechanism and not self.security_protocol.startswith("sasl"):
@@ -472,8 +469,7 @@ class SignatureSettings(Section):
 
     @model_validator(mode="after")
     def _usable(self) -> SignatureSettings:
-        if self.key is not None and self.key_file is not None:
-            raise ValueError("key and key_file exclude each other; keep one")
+        _refuse_both(self, "key")
         if self.required and not self.accept and not self.accept_files:
             raise ValueError("required needs keys; name those of each contour in accept_files")
         for key in [self.key, *[key for keys in self.accept.values() for key in keys]]:
@@ -541,8 +537,7 @@ class WebhookSettings(Section):
     @model_validator(mode="after")
     def _complete(self) -> WebhookSettings:
         _one_of(self.url, self.url_file, "url")
-        if self.token is not None and self.token_file is not None:
-            raise ValueError("token and token_file exclude each other; keep one")
+        _refuse_both(self, "token")
         return self
 
 
@@ -585,11 +580,16 @@ class EmailSettings(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> EmailSettings:
-        if self.password is not None and self.password_file is not None:
-            raise ValueError("password and password_file exclude each other; keep one")
+        _refuse_both(self, "password")
         if self.user is not None and self.security == "none":
             raise ValueError("user would send the password in the clear; set security: starttls")
         return self
+
+
+def _refuse_both(section: Section, *secrets: str) -> None:
+    for secret in secrets:
+        if getattr(section, secret) is not None and getattr(section, f"{secret}_file") is not None:
+            raise ValueError(f"{secret} and {secret}_file exclude each other; keep one")
 
 
 def _one_of(value: SecretStr | None, file: Path | None, key: str) -> None:
@@ -773,7 +773,8 @@ class Settings(BaseSettings):
 
     profile: Literal["development", "production"] = Field(
         default="development",
-        description="production: connections that aren't encrypted and checked are refused.",
+        description="production: connections to PostgreSQL and Kafka that aren't encrypted and checked "
+        "are refused.",
     )
     insecure: bool = Field(
         default=False, description="With profile production: let such connections be, all the same."
@@ -863,6 +864,13 @@ def load_settings(path: Path | str | None = None) -> Settings:
     if settings.strict:
         _refuse_written_secrets(content, settings, chosen)
     return settings
+
+
+def secret_in(value: SecretStr | None, file: Path | None, key: str) -> str | None:
+    """What is set, or the content of its file, whose ``key`` errors name; ``None`` without either."""
+    if value is not None:
+        return value.get_secret_value()
+    return None if file is None else read_secret(file, key)
 
 
 def read_secret(path: Path, key: str) -> str:

@@ -43,18 +43,18 @@ class Origins:
         """What is wrong with an event of ``contour`` whose version was drawn by ``number``; ``None``
         for a version that may be anybody's.
         """
-        if NAME.fullmatch(contour) is None:
-            return Suspicion("malformed", "source.contour is no name of a contour")
         known = self.ids.get(contour)
-        if known is None and self.closed:
-            return Suspicion("unknown_contour", contour)
-        if number is None or known == number:
-            return None
         if known is not None:
+            if number in (None, known):  # asked of each event: the usual answer comes first
+                return None
             return Suspicion(
                 "forged_origin", f"contour {contour} has number {known}, the version says {number}"
             )
-        holder = self.names.get(number)
+        if NAME.fullmatch(contour) is None:
+            return Suspicion("malformed", "source.contour is no name of a contour")
+        if self.closed:
+            return Suspicion("unknown_contour", contour)
+        holder = None if number is None else self.names.get(number)
         if holder is None:
             return None
         return Suspicion(

@@ -7,17 +7,15 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from pydantic import SecretStr
 
 from replication_pipeline.domain.errors import ConfigurationError, FatalError, TransientError
 from replication_pipeline.domain.names import Topic, consumer_group, heartbeat_topic
 from replication_pipeline.kafka.handshakes import Handshakes
-from replication_pipeline.settings import KafkaSettings, Settings, read_secret
+from replication_pipeline.settings import KafkaSettings, Settings, secret_in
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -63,12 +61,20 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         "ssl.ca.location": _text(settings.ssl_ca_location),
         "ssl.certificate.location": _text(settings.ssl_certificate_location),
         "ssl.key.location": _text(settings.ssl_key_location),
-        "ssl.key.password": _secret(settings, "ssl_key_password"),
+        "ssl.key.password": secret_in(
+            settings.ssl_key_password, settings.ssl_key_password_file, "kafka.ssl_key_password_file"
+        ),
         "sasl.mechanism": settings.sasl_mechanism,
         "sasl.username": settings.sasl_username,
-        "sasl.password": _secret(settings, "sasl_password"),
+        "sasl.password": secret_in(
+            settings.sasl_password, settings.sasl_password_file, "kafka.sasl_password_file"
+        ),
         "sasl.oauthbearer.client.id": settings.oauth_client_id,
-        "sasl.oauthbearer.client.secret": _secret(settings, "oauth_client_secret"),
+        "sasl.oauthbearer.client.secret": secret_in(
+            settings.oauth_client_secret,
+            settings.oauth_client_secret_file,
+            "kafka.oauth_client_secret_file",
+        ),
         "allow.auto.create.topics": False,
         # Back within a second after an outage, however long it was.
         "reconnect.backoff.ms": 100,
@@ -158,17 +164,6 @@ def not_allowed(contour: str, topic: str | None) -> FatalError:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else "no details"
-
-
-def _secret(
-    settings: KafkaSettings,
-    key: Literal["sasl_password", "ssl_key_password", "oauth_client_secret"],
-) -> str | None:
-    value: SecretStr | None = getattr(settings, key)
-    if value is not None:
-        return value.get_secret_value()
-    file: Path | None = getattr(settings, f"{key}_file")
-    return None if file is None else read_secret(file, f"kafka.{key}_file")
 
 
 def _text(value: object | None) -> str | None:

@@ -78,7 +78,8 @@ class Staged:
         """When the changes were made, in µs since 1970. Without those that were known already: what is
         sent again is older than what comes for the first time, and its age tells nothing.
         """
-        return [microseconds_of(version) for version in sorted(self.changes)[self.duplicates :]]
+        new = sorted(self.changes)[self.duplicates :] if self.duplicates else self.changes
+        return [microseconds_of(version) for version in new]
 
 
 @dataclass(frozen=True, slots=True)

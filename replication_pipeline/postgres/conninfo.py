@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -20,7 +19,7 @@ from psycopg import conninfo, pq
 
 from replication_pipeline.domain.errors import ConfigurationError
 from replication_pipeline.domain.transport import why_not_libpq, why_weak_postgres
-from replication_pipeline.settings import PostgresSettings, read_secret
+from replication_pipeline.settings import PostgresSettings, secret_in
 
 # A server that has vanished without a word is noticed within half a minute instead of hours. Whatever
 # the connection string says of these wins.
@@ -46,11 +45,9 @@ def conninfo_of(settings: PostgresSettings, *, strict: bool = False) -> str:
         "sslcert": settings.sslcert,
         "sslkey": settings.sslkey,
         "sslcrl": settings.sslcrl,
-        "sslpassword": _from(settings.sslpassword_file, "sslpassword_file"),
+        "sslpassword": secret_in(None, settings.sslpassword_file, "postgres.sslpassword_file"),
         "channel_binding": settings.channel_binding,
-        "password": settings.password.get_secret_value()
-        if settings.password is not None
-        else _from(settings.password_file, "password_file"),
+        "password": secret_in(settings.password, settings.password_file, "postgres.password_file"),
         "connect_timeout": max(2, round(settings.connect_timeout.total_seconds())),
     }
     try:
@@ -72,10 +69,6 @@ def conninfo_of(settings: PostgresSettings, *, strict: bool = False) -> str:
         # Kerberos' encryption would go before TLS, and past what was asked for.
         options = {"gssencmode": "disable"} | options
     return conninfo.make_conninfo("", **(VANISHED | options))
-
-
-def _from(path: Path | None, key: str) -> str | None:
-    return None if path is None else read_secret(path, f"postgres.{key}")
 
 
 def _refuse_torn_address(options: Mapping[str, str]) -> None:

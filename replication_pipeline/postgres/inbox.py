@@ -185,8 +185,7 @@ class PostgresInbox:
     def close(self) -> None:
         """Mark the worker as ended and disconnect."""
         if self._session.is_open and self._histograms.overdue():
-            with contextlib.suppress(ReplicationError):
-                self._tell_histograms()
+            self._tell_histograms()
         self._session.close(self.instance)
 
     # --- one transaction -------------------------------------------------------------------------

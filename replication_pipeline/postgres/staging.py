@@ -26,7 +26,7 @@ from replication_pipeline.domain.errors import PoisonError
 from replication_pipeline.domain.model import Message
 from replication_pipeline.domain.origins import Origins, readable
 from replication_pipeline.domain.signatures import Verifier
-from replication_pipeline.domain.version import MAX_CONTOUR_ID, pack
+from replication_pipeline.domain.version import MAX_CONTOUR_ID, contour_id_of, pack
 from replication_pipeline.postgres.catalog import Column, Table
 
 NEWEST: Final = 2**63 - 1  # no version is above it
@@ -218,12 +218,9 @@ def _decode(message: Message, origins: Origins) -> tuple[_Event, int]:
     version = _version(source.row_version)
     # What is of a snapshot carries the version of whoever wrote it, else one's own.
     mine = source.snapshot is None and event.op != "r"
-    number = version & MAX_CONTOUR_ID if mine else None
-    known = origins.ids.get(source.contour)
-    if known is None or (mine and known != number):
-        suspicion = origins.suspect(source.contour, number)
-        if suspicion is not None:
-            raise PoisonError(suspicion.detail, reason=suspicion.reason)
+    suspicion = origins.suspect(source.contour, contour_id_of(version) if mine else None)
+    if suspicion is not None:
+        raise PoisonError(suspicion.detail, reason=suspicion.reason)
     return event, version
 
 

@@ -7,7 +7,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ import pytest
 from bench.site import PUBLISHED, Run, Site, paced_writer, pauses, site
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 from replication_pipeline_tests.conftest import Contour
+from replication_pipeline_tests.publishing import until
 from replication_pipeline_tests.receivers import HttpReceiver, http_receiver
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
+PATIENCE = 120.0  # seconds
 WINDOW = 30.0  # seconds; successors are requested after half of that
 MATERIALIZATION = """
 select event from event_logs where run_id = %s and dagster_event_type = 'ASSET_MATERIALIZATION'
@@ -29,15 +30,6 @@ JUDGED = """
 select event from event_logs
  where dagster_event_type = 'FRESHNESS_STATE_CHANGE' and asset_key = %s order by id
 """
-
-
-def until(what: str, holds: Callable[[], bool], seconds: float = 120) -> float:
-    """How long it took."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, f"waited {seconds:g} s in vain for {what}"
-        time.sleep(0.2)
-    return time.monotonic() - began
 
 
 def published(contour: Contour) -> list[float]:
@@ -96,7 +88,7 @@ def hand_over(dagster: Site, contour: Contour, first: Run) -> str:
         run = window(0)
         return bool(run and run.ended)
 
-    until("the first window to end", ended, WINDOW + 60)
+    until(ended, "the first window to end", WINDOW + 60)
     one, two = window(0), window(1)
     assert one is not None
     assert two is not None, "no successor was requested"
@@ -123,14 +115,14 @@ def power_cut(dagster: Site, contour: Contour) -> str:
     began = time.time()
     dagster.kill("machine")
     dagster.start("code server", "daemon")
-    until("publishing to go on", lambda: published(contour)[-1] > time.time() - 1)
+    until(lambda: published(contour)[-1] > time.time() - 1, "publishing to go on", PATIENCE)
     paused = max(length for at, length in pauses(published(contour)) if at + length > began)
 
     def no_ghosts() -> bool:
         runs = {run.run_id: run for run in dagster.windows()}
         return all(runs[run_id].status == "FAILURE" for run_id in ghosts)
 
-    until("the ghosts to be ended in Dagster's books", no_ghosts)
+    until(no_ghosts, "the ghosts to be ended in Dagster's books", PATIENCE)
     books = time.time() - began
     return f"; power cut: publishing paused for {paused:.0f} s, all ghosts ended in {books:.0f} s"
 
@@ -143,7 +135,7 @@ def failures_are_told(receiver: HttpReceiver) -> None:
         assert len(alerts) == len(set(alerts)), alerts
         return set(alerts) == {"run of publish failed", "run of apply failed"}
 
-    until("failed runs to be told", told)
+    until(told, "failed runs to be told", PATIENCE)
 
 
 def freshness_is_known(dagster: Site) -> None:
@@ -156,4 +148,4 @@ def freshness_is_known(dagster: Site) -> None:
             "new_state"
         ] == {"__enum__": "FreshnessState.PASS"}
 
-    until("the queue to be judged fresh", judged)
+    until(judged, "the queue to be judged fresh", PATIENCE)
