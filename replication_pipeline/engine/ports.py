@@ -134,7 +134,7 @@ class EventConsumer(Protocol):
         """Up to ``limit`` messages, as soon as there are any; ``None`` after ``timeout``."""
 
     def caught_up(self) -> bool:
-        """True when every assigned partition is read to the end that the broker last told."""
+        """Whether the contour has applied all that Kafka has for it, whoever of the group did."""
 
     def hold(self, error: ParkedFullError) -> None:
         """Leave the error's topics alone for a while; then try them again."""

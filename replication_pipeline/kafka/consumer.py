@@ -51,7 +51,7 @@ from replication_pipeline.kafka.reading import (
     received,
     verdict,
 )
-from replication_pipeline.kafka.topic_logs import NEXT, read_offsets, read_ranges
+from replication_pipeline.kafka.topic_logs import read_logs, read_ranges
 from replication_pipeline.kafka.topic_watch import TopicStore, TopicWatch
 from replication_pipeline.settings import Settings
 
@@ -120,23 +120,30 @@ class KafkaEventConsumer:
         return self._consumed(consumer, messages) if messages else None
 
     def caught_up(self) -> bool:
-        """Ask the broker for the ends of all assigned partitions; false before any assignment.
+        """Ask the broker whether the contour's stored offsets are the ends of all its logs, those of
+        partitions that other members have included: a member that died has them until its session is
+        over. False before the group has assigned anything.
 
         Raises ``FatalError`` while a topic is held: its end can't be reached.
         """
         for _, error in self._held.values():
             raise FatalError(error.message, remedy=error.remedy)
-        if not self._positions:
+        if not self._compared:
             return False
         # Through a connection of its own: on the consumer's the question would wait behind a fetch
         # that the broker holds back until events come.
-        wanted = dict.fromkeys(self._positions, NEXT)
         try:
             with self._admin.asking() as admin:
-                ends = read_offsets(admin, self.settings.contour.name, wanted)
+                logs = read_logs(admin, self.settings.contour.name, self._watch.topics)
         except TransientError:
             return False
-        return all(position >= ends[key] for key, position in self._positions.items())
+        ends = {
+            (topic, partition): log.end
+            for topic, found in logs.items()
+            for partition, log in found.ranges.items()
+        }
+        stored = self.store.offsets(ends)
+        return all(stored.get(key, 0) == end for key, end in ends.items())
 
     def hold(self, error: ParkedFullError) -> None:
         """Read nothing of the error's topics for ``HOLD`` seconds; the others are read on."""
