@@ -1,0 +1,1 @@
+"""Other products that replicate from one PostgreSQL to another, each in a file of its own."""
