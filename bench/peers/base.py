@@ -1,7 +1,7 @@
-"""What a peer is to the harness: something that is installed, set up between two databases, and started.
+"""What a peer is to the harness: something to be installed, set up between two databases, and started.
 
-A peer captures what is written to ``users`` in ``a`` from the moment it is set up, and brings it to ``b``
-once it is started. Nothing here knows how.
+A peer captures what is written to ``users`` in ``a`` from the moment it is set up, and brings it to
+``b`` once it is started. Nothing here knows how.
 """
 
 from __future__ import annotations
