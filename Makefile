@@ -72,8 +72,9 @@ simulate: $(STAMP)  ## The rules alone in a million worlds, minutes (SEEDS=10000
 chaos: $(STAMP)  ## Real servers under faults, with a report (ARGS="--seconds 3600 --seed 2 --rate 500")
 	$(BIN)/python -m replication_pipeline_tests.chaos --report docs/reliability $(or $(ARGS),--seconds 300)
 
+outages: OUTAGES ?= 15,60,300
 outages: $(STAMP)  ## Cuts of 15 s, 60 s and 5 minutes, 45 minutes (OUTAGES=15,60 for shorter ones)
-	OUTAGES=$(or $(OUTAGES),15,60,300) $(BIN)/pytest -m outages -x --durations=0 $(ARGS)
+	OUTAGES=$(OUTAGES) $(BIN)/pytest -m outages -x --durations=0 $(ARGS)
 
 mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARGS="tombstone")
 	$(BIN)/python -m replication_pipeline_tests.mutants $(ARGS)
