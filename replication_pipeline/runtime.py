@@ -225,11 +225,11 @@ def apply_window(
     """Apply for ``length`` (``None``: until stopped), or ``until`` caught up with the topics' ends; for
     ``overtime`` longer while no other applier is alive. Without ``heartbeats`` it is nobody's affair
     how this contour stands with the others. With the worker's ``instance`` and two ``consumer.lanes``
-    large batches are applied over two connections.
+    the next large batch is read while one is applied.
 
     ``FatalError`` when an operator has to act; outages are waited out.
     """
-    two = bool(instance) and settings.consumer.lanes > 1
+    two = bool(instance) and settings.consumer.lanes > 1 and until != "one_cycle"
     with ExitStack() as opened:
         opened.enter_context(rare_collections())
         beside = opened.enter_context(open_inbox(settings, instance)) if two else None
@@ -257,6 +257,7 @@ def apply_window(
             until=until,
             poll_interval=timedelta(),  # the consumer's poll is the wait
             caught_up=consumer.caught_up,
+            finish=cycle.finish,
         ).run()
 
 

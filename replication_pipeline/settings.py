@@ -387,10 +387,11 @@ class ConsumerSettings(Section):
         default=timedelta(milliseconds=500), description="Longest wait for events in one look."
     )
     lanes: int = Field(
-        default=1,
+        default=2,
         ge=1,
         le=2,
-        description="2: one applier works off a backlog of one table over two connections (new).",
+        description="2: on backlog an applier reads the next batch over a second connection while one "
+        "is applied.",
     )
     window: Duration = Field(default=timedelta(minutes=10), description="Length of a Dagster run.")
     extra_window: Duration = Field(

@@ -101,10 +101,11 @@ class Deliveries:
     refused: tuple[DeliveryFailure, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One Kafka message as the consumer hands it over. ``offset`` is its own, not the next. ``seal``:
     what its signature is verified by; ``None`` when nobody asks for it, and once it was verified.
+
+    A tuple, as thousands of them are made at once.
     """
 
     topic: Topic

@@ -6,17 +6,18 @@ for its content is halved until the event at fault stands alone; that one is par
 transaction as its offset, and the rest goes on. After any other failure the next batch has half as many
 events, so what takes longer than the database's timeouts gets through in parts.
 
-One connection is one backend, and that is what bounds an applier. So on backlog a batch of one table
-is applied in two parts at once, each with other partitions and in a transaction of its own, as two
-appliers would. Not so a batch of several tables: children would miss the parents that come with them.
+A batch takes its reader as long as the database: events are decoded here and applied there. So on
+backlog the next batch is read while the last one is applied, over a second connection, and has its
+turn as soon as that is committed. What is parked is looked after only while nothing is under way.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence, Set
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -29,6 +30,7 @@ from replication_pipeline.domain.model import (
 )
 from replication_pipeline.engine.failpoints import failpoint
 from replication_pipeline.engine.ports import EventConsumer, Inbox
+from replication_pipeline.engine.under_way import Running, at_once
 
 EMPTY = BatchResult(role="applier")
 
@@ -46,78 +48,108 @@ class ApplyCycle:
     poll_timeout: timedelta
     retry_parked_every: timedelta
     beside: Inbox | None = None
-    """A second connection, for the other part of a batch."""
+    """A second connection, for the next batch on backlog."""
     _parked_due: float = field(default=0.0)
     _progress: bool = field(default=True)
     _limit: int = field(init=False)
-    _thread: ThreadPoolExecutor = field(init=False)  # starts when it is first needed
+    _threads: ThreadPoolExecutor = field(init=False)  # which start when they are first needed
 
     def __post_init__(self) -> None:
         self._limit = self.batch_size
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="apply-beside")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="apply")
 
     def close(self) -> None:
-        """End the thread, which has nothing in hand between cycles."""
-        self._thread.shutdown()
+        """End the threads."""
+        self._threads.shutdown()
 
     def __call__(self) -> Sequence[BatchResult]:
         """Run one cycle; no result means that nothing arrived in ``poll_timeout``."""
+        under_way = self.inbox.under_way
+        batch = self._poll()
+        while batch is not None and self._go_ahead(batch):
+            if len(under_way) > 1:
+                return (self._finish(),)
+            batch = self._poll()
+        ahead = self._finish() if under_way else EMPTY
+        result = EMPTY if batch is None else self._apply_now(batch)
+        parked = self._retry_parked(eagerly=bool(ahead.applied or result.applied) or self._progress)
+        return [one for one in (ahead, merge(result, parked)) if one.count]
+
+    def abandon(self) -> None:
+        """What is under way goes on, and is told by the next cycle."""
+
+    def finish(self) -> Sequence[BatchResult]:
+        """What is still under way when no further cycle comes. What fails is left in Kafka."""
+        results = []
+        with suppress(TransientError):
+            while self.inbox.under_way:
+                results.append(self._finish())
+        return results
+
+    def _poll(self) -> Consumed | None:
         # While parked events still come free there is work in hand: only look what has arrived.
-        batch = self.consumer.poll(
-            self._limit, timedelta() if self._progress else self.poll_timeout
-        )
+        busy = self._progress or self.inbox.under_way
+        batch = self.consumer.poll(self._limit, timedelta() if busy else self.poll_timeout)
         if batch is not None:
             full = len(batch.messages) >= self._limit
             largest = max(self.batch_size, self.max_batch_size)
             self._limit = min(self._limit * 2, largest) if full else self.batch_size
-        result = EMPTY if batch is None else self._timed(batch)
-        parked = self._retry_parked(eagerly=bool(result.applied) or self._progress)
-        whole = merge(result, parked)
-        return (whole,) if whole.count else ()
+        return batch
 
-    def abandon(self) -> None:
-        """Nothing stays open between cycles."""
+    def _go_ahead(self, batch: Consumed) -> bool:
+        """Begin a large batch while another one may be under way, unless parked events are due."""
+        if self.beside is None or len(batch.messages) <= self.batch_size or self._parked_are_due():
+            return False
+        ahead = self.inbox.under_way.newest
+        inbox = self.beside if ahead and ahead.inbox is self.inbox else self.inbox
+        turn = ahead.turn_behind if ahead else at_once
+        self.inbox.under_way.add(
+            Running(batch, inbox, self._threads.submit(self._apply, batch, inbox, turn))
+        )
+        return True
 
-    def _timed(self, batch: Consumed) -> BatchResult:
-        started = time.perf_counter()
-        failpoint("polled")
+    def _finish(self) -> BatchResult:
+        running = self.inbox.under_way.take_oldest()
+        with self._giving_back(running.batch):
+            result = running.future.result()
+        if result.parked:
+            self._parked_due = 0.0  # the inbox knows only of its own
+        return result
+
+    def _apply_now(self, batch: Consumed) -> BatchResult:
+        with self._giving_back(batch):
+            return self._apply(batch, self.inbox)
+
+    @contextmanager
+    def _giving_back(self, batch: Consumed) -> Iterator[None]:
+        """Whatever was read and not committed has to be read again."""
         try:
-            result = self._in_parts(batch)
-        except BaseException as error:
+            yield
+        except Exception as error:
+            self.inbox.under_way.give_up()
             if isinstance(error, TransientError):
                 error.events = len(batch.messages)
             if isinstance(error, ParkedFullError):
                 self.consumer.hold(error)
-            # Whatever was read and not committed has to be read again.
             self.consumer.rewind()
             self._limit = max(1, len(batch.messages) // 2)
             raise
-        return replace(result, duration=timedelta(seconds=time.perf_counter() - started))
 
-    def _in_parts(self, batch: Consumed) -> BatchResult:
-        parts = (
-            by_partition(batch) if self.beside and len(batch.messages) > self.batch_size else None
-        )
-        if self.beside is None or parts is None:
-            return self._apply(batch, self.inbox)
-        other = self._thread.submit(self._apply, parts[1], self.beside)
+    def _apply(
+        self, batch: Consumed, inbox: Inbox, turn: Callable[[], None] = at_once
+    ) -> BatchResult:
         try:
-            own = self._apply(parts[0], self.inbox)
-        finally:
-            wait([other])  # whatever happens here: nothing may be read again while it is under way
-        result = merge(own, other.result())
-        if result.parked:
-            self._parked_due = 0.0  # the inbox knows only of its own part's
-        return result
-
-    def _apply(self, batch: Consumed, inbox: Inbox) -> BatchResult:
-        try:
-            return inbox.apply(batch)
+            failpoint("polled")
+            return inbox.apply(batch, turn)
         except PoisonError as error:
+            turn()
             if len(batch.messages) == 1:
                 return inbox.park(batch, error)
             first, second = halves(batch)
             return merge(self._apply(first, inbox), self._apply(second, inbox))
+
+    def _parked_are_due(self) -> bool:
+        return self.inbox.anything_parked or time.monotonic() >= self._parked_due
 
     def _retry_parked(self, *, eagerly: bool) -> BatchResult:
         """After progress the events that wait for other rows, else all of them now and then."""
@@ -129,27 +161,6 @@ class ApplyCycle:
         result = self.inbox.retry_parked(self.batch_size, eagerly=eagerly)
         self._progress = bool(result.applied)
         return result
-
-
-def by_partition(batch: Consumed) -> tuple[Consumed, Consumed] | None:
-    """A batch of one topic in two, with about as many events each and no partition in common."""
-    sizes = Counter((m.topic, m.partition) for m in batch.messages)
-    if len(sizes) <= 1 or len({topic for topic, _ in sizes}) > 1:
-        return None
-    first: set[tuple[str, int]] = set()
-    taken = 0
-    for partition, size in sizes.most_common():
-        if not first or 2 * taken + size <= len(batch.messages):
-            first.add(partition)
-            taken += size
-    return _of(batch, first), _of(batch, sizes.keys() - first)
-
-
-def _of(batch: Consumed, partitions: Set[tuple[str, int]]) -> Consumed:
-    return Consumed(
-        tuple([m for m in batch.messages if (m.topic, m.partition) in partitions]),
-        tuple([a for a in batch.advances if (a.topic, a.partition) in partitions]),
-    )
 
 
 def halves(batch: Consumed) -> tuple[Consumed, Consumed]:

@@ -22,6 +22,7 @@ from replication_pipeline.domain.model import (
     Part,
 )
 from replication_pipeline.engine.stopping import StopToken
+from replication_pipeline.engine.under_way import UnderWay, at_once
 
 
 class Outbox(Protocol):
@@ -97,8 +98,12 @@ class EventProducer(Protocol):
 class Inbox(Protocol):
     """The contour's tables and the offsets that belong to them."""
 
-    def apply(self, batch: Consumed) -> BatchResult:
-        """One transaction: offsets compared and set first, then the rows, then commit.
+    under_way: UnderWay
+    """The applier's batches, whichever inbox has them. Positions are told when all are over."""
+
+    def apply(self, batch: Consumed, turn: Callable[[], None] = at_once) -> BatchResult:
+        """One transaction: once ``turn`` returns offsets compared and set, then the rows, then commit.
+        Before that events may be read, where nobody sees it.
 
         ``OffsetConflictError``: another consumer was faster. ``PoisonError``: some event of the
         batch can't be applied; nothing was, and the caller narrows it down.

@@ -293,12 +293,12 @@ class KafkaEventConsumer:
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise verdict(error, message, self.settings.contour.name)
                 continue
-            # A rebalance during the poll may have taken the partition away, or moved it back.
-            position = self._positions.get(partition_of(message))
             event = received(message, sealed=sealed)
-            if event is None or position is None or event.topic in self._held:
+            if event is None or event.topic in self._held:
                 continue
-            if event.offset >= position:
+            # A rebalance during the poll may have taken the partition away, or moved it back.
+            position = self._positions.get((event.topic, event.partition))
+            if position is not None and event.offset >= position:
                 yield event
 
     def _consumed(self, consumer: Consumer, messages: tuple[Message, ...]) -> Consumed:

@@ -58,6 +58,7 @@ class TablePlan:
     clear_stage: sql.Composed
     truncate_stage: sql.Composed
     remember: sql.Composed
+    remember_new: sql.Composed
     reduce: sql.Composed
     lock_rows: sql.Composed
     decide: sql.Composed
@@ -72,6 +73,7 @@ class TablePlan:
     count_verdicts: sql.Composed
     settle: sql.Composed
     lock_parents: tuple[sql.Composed, ...]
+    insert_new: sql.Composed
     upsert_whole: sql.Composed | None = None
 
     def upsert(self, missing: Iterable[str] = ()) -> sql.Composed:
@@ -193,8 +195,9 @@ def _plan(table: Table) -> TablePlan:
     simple = {
         name: template[name].format(**common)
         for name in (
-            "clear_stage", "truncate_stage", "remember", "reduce", "decide", "column_sets",
-            "sweep_resurrected", "bury", "delete_rows", "parked_seqs", "park_staged", "count_verdicts",
+            "clear_stage", "truncate_stage", "remember", "remember_new", "reduce", "decide",
+            "column_sets", "sweep_resurrected", "bury", "delete_rows", "parked_seqs", "park_staged",
+            "count_verdicts",
         )
     }  # fmt: skip
     return TablePlan(
@@ -240,6 +243,12 @@ def _plan(table: Table) -> TablePlan:
             keys=texts(table.keys),
             deltas=texts(table.deltas),
             **key_from_json(table),
+        ),
+        insert_new=template["insert_new"].format(
+            **common,
+            columns=comma(identifier(c.name) for c in columns),
+            staged_columns=comma(names.staged(c.name) for c in columns),
+            staged_keys=comma(names.staged(k) for k in table.keys),
         ),
         lock_parents=tuple(
             template["lock_parents"].format(

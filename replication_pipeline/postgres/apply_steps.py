@@ -54,6 +54,7 @@ class Staged:
     """Whether there may be any; so for what follows."""
     writes: bool = True
     lacks: bool = True
+    meets: bool = True  # rows that are here
     rivals: bool = True  # of rows here, or within the batch
     unfit: Sequence[Unfit] = ()
     taken_in: list[Message] = field(default_factory=list)
@@ -70,6 +71,9 @@ class Staged:
         """What reading the events has told."""
         self.own, self.staged, self.changes = found.own, found.rows, found.changes
         self.unfit = found.unfit
+        if self.merging is None:  # else what is written comes of what is known here as well
+            self.deletes, self.writes = found.deletes > 0, found.deletes < found.rows
+            self.lacks, self.rivals = found.lacking, found.rivals
         if found.changes:
             age = datetime.now(UTC).timestamp() - microseconds_of(min(found.changes)) / 1_000_000
             self.lag = timedelta(seconds=max(0.0, age))
@@ -92,12 +96,20 @@ class ApplySteps:
     keep_conflicts: bool = True
     verifier: Verifier | None = None
 
-    def apply(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
+    def read(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
+        """Bring events to the server, where nobody else sees them: other batches may be under way."""
+        parts = parts_of(messages, self.plans)
+        judge = self._judge(again=again)
+        for part in parts:
+            self._read(part, judge)
+        return parts
+
+    def apply(self, parts: list[Staged], *, again: bool) -> list[Staged]:
         """Write what is newer, park what has to wait. ``again``: events that were parked or are
         replayed. Whether ``processed_events`` knows them, and whose they are, does not matter then:
         a contour restored from a backup learns its own from Kafka.
         """
-        parts = self._stage_all(messages, again=again)
+        self._sift(parts, again=again)
         failpoint("staged")
         staged = {part.plan.table.relation: part.plan.table for part in parts}
         unique = [unique_plan(part.plan.table, staged) for part in parts]
@@ -116,20 +128,7 @@ class ApplySteps:
             self._execute(part.plan.truncate_stage if large else part.plan.clear_stage)
         return parts
 
-    def _stage_all(self, messages: Sequence[Message], *, again: bool) -> list[Staged]:
-        parts = parts_of(messages, self.plans)
-        judge = self._judge(again=again)
-        for part in parts:
-            self._stage(part, judge)
-            self._execute(part.plan.lock_rows)
-            name = {"table": part.plan.table.name}
-            if part.merging is None:
-                part.rivals |= self._execute(part.plan.decide, name).rowcount > 0
-            else:
-                self._execute(part.merging.fold, name | {"events": _json_array(part)})
-        return parts
-
-    def _stage(self, part: Staged, judge: Judge) -> None:
+    def _read(self, part: Staged, judge: Judge) -> None:
         found = Incoming()
         if len(part.messages) > SMALL:
             self._execute(part.plan.truncate_stage)
@@ -137,15 +136,23 @@ class ApplySteps:
             for row in part.plan.reader.read(part.messages, judge, found):
                 copy.write_row(row)
         part.learn(found)
-        if judge.me and found.rows:
-            fresh = self._only(part.plan.remember, {"staged": part.staged})
-            part.duplicates, part.staged = part.staged - fresh, fresh
-        if part.merging is not None:
-            return  # what is written comes of what is known here as well
-        part.deletes, part.writes = found.deletes > 0, found.deletes < found.rows
-        part.lacks, part.rivals = found.lacking, found.rivals
-        if found.rivals:
-            part.staged = self._only(part.plan.reduce)
+
+    def _sift(self, parts: Sequence[Staged], *, again: bool) -> None:
+        """Known events go, rows are locked, and of each what is to happen is decided."""
+        for part in parts:
+            if part.staged and not again:
+                fresh = self._plainly(part, part.plan.remember_new)
+                if fresh is None:
+                    fresh = self._only(part.plan.remember, {"staged": part.staged})
+                part.duplicates, part.staged = part.staged - fresh, fresh
+            if part.merging is None and part.rivals:
+                part.staged = self._only(part.plan.reduce)
+            part.meets = self._only(part.plan.lock_rows) > 0
+            name = {"table": part.plan.table.name}
+            if part.merging is None:
+                part.rivals |= self._execute(part.plan.decide, name).rowcount > 0
+            else:
+                self._execute(part.merging.fold, name | {"events": _json_array(part)})
 
     def _judge(self, *, again: bool) -> Judge:
         known = self.connection.execute(SQL["known_contours"], prepare=True).fetchall()
@@ -217,7 +224,10 @@ class ApplySteps:
         name = {"table": part.plan.table.name}
         if part.plan.make_way is not None:
             self._execute(part.plan.make_way)
-        written = self._execute(part.plan.upsert(), {"missing": None}).rowcount
+        alone = not part.meets and part.merging is None
+        written = self._plainly(part, part.plan.insert_new) if alone else None
+        if written is None:
+            written = self._execute(part.plan.upsert(), {"missing": None}).rowcount
         column_sets = self._execute(part.plan.column_sets).fetchall() if part.lacks else ()
         for (missing,) in column_sets:
             written += self._execute(part.plan.upsert(missing), {"missing": missing}).rowcount
@@ -225,6 +235,16 @@ class ApplySteps:
             raise self._overtaken(part, "inserted")
         if self._execute(part.plan.sweep_resurrected, name).rowcount:
             raise self._overtaken(part, "deleted")
+
+    def _plainly(self, part: Staged, statement: sql.Composed) -> int | None:
+        """How many rows a large batch has inserted; ``None``: one was there, and all are taken back."""
+        if len(part.messages) <= SMALL:
+            return None
+        try:
+            with self.connection.transaction():
+                return self._execute(statement).rowcount
+        except psycopg.errors.UniqueViolation:
+            return None
 
     def _overtaken(self, part: Staged, what: str) -> TransientError:
         return TransientError(

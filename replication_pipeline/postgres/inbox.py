@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
@@ -28,6 +28,7 @@ from replication_pipeline.domain.signatures import Seal, Verifier
 from replication_pipeline.engine.apply import merge
 from replication_pipeline.engine.failpoints import armed, failpoint
 from replication_pipeline.engine.ports import PoisonErrorLike
+from replication_pipeline.engine.under_way import UnderWay, at_once
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.apply_plan import TablePlan
 from replication_pipeline.postgres.apply_steps import ApplySteps, Staged, park_whole, total
@@ -70,6 +71,8 @@ class PostgresInbox:
     settings: Settings
     instance: str
     replaying: bool = False
+    under_way: UnderWay = field(default_factory=UnderWay)
+    """This applier's batches, some of them over another connection: positions are told after them."""
     _session: Session = field(init=False)
     _plans: Plans = field(init=False)
     _few: FewEvents = field(init=False)
@@ -90,6 +93,7 @@ class PostgresInbox:
     def offsets(self, partitions: Iterable[tuple[Topic, int]]) -> dict[tuple[Topic, int], int]:
         """The stored next offsets of ``partitions``; those never read are absent."""
         wanted = list(partitions)
+        self.under_way.wait()
         with self._transaction("reading offsets") as connection:
             rows = connection.execute(
                 SQL["stored_offsets"],
@@ -99,25 +103,37 @@ class PostgresInbox:
 
     def learn_topics(self, ids: Mapping[Topic, str]) -> dict[Topic, str]:
         """The ids under which these topics are read here; of those never seen, ``ids`` are kept."""
+        self.under_way.wait()
         with self._transaction("reading the ids of topics") as connection:
             rows = connection.execute(
                 POSITIONS["learn_topics"], {"topics": list(ids), "ids": list(ids.values())}
             )
             return {Topic(topic): topic_id for topic, topic_id in rows}
 
-    def apply(self, batch: Consumed) -> BatchResult:
-        """Apply a batch and move its offsets, in one transaction."""
+    def apply(self, batch: Consumed, turn: Callable[[], None] = at_once) -> BatchResult:
+        """Apply a batch and move its offsets, in one transaction; ``turn`` is waited for once the
+        events are on the server, before anything is done that others see.
+        """
         began = time.perf_counter()
-        parts, result = self._apply_few(batch) or self._apply_in_steps(batch)
-        if not self.replaying:
-            self._observe(parts, time.perf_counter() - began)
-        return result
 
-    def _apply_few(self, batch: Consumed) -> _Applied | None:
+        def wait() -> None:
+            nonlocal began
+            asked = time.perf_counter()
+            turn()
+            began += time.perf_counter() - asked
+
+        parts, result = self._apply_few(batch, wait) or self._apply_in_steps(batch, wait)
+        seconds = time.perf_counter() - began
+        if not self.replaying:
+            self._observe(parts, seconds)
+        return replace(result, duration=timedelta(seconds=seconds))
+
+    def _apply_few(self, batch: Consumed, wait: Callable[[], None]) -> _Applied | None:
         """In one round trip, if the batch is small and nothing about it is unusual."""
         # Points to die at lie between the steps.
         if self.replaying or armed() or not self._few.fit(batch):
             return None
+        wait()
         with contextlib.suppress(_UnusualError), self._transaction("applying events") as connection:
             if self._shared:
                 raise _UnusualError
@@ -128,16 +144,20 @@ class PostgresInbox:
             return parts, total(parts, batch.messages)
         return None
 
-    def _apply_in_steps(self, batch: Consumed) -> _Applied:
+    def _apply_in_steps(self, batch: Consumed, wait: Callable[[], None]) -> _Applied:
         with self._transaction("applying events") as connection:
             self._begin(connection)
+            homeless = [m for m in batch.messages if self._plans.lacks(m)]
+            housed = [m for m in batch.messages if not self._plans.lacks(m)]
+            steps = self._steps(connection)
+            with self._plans_are_true():
+                parts = steps.read(housed, again=self.replaying)
+            wait()
             self._advance(connection, batch.advances)
             failpoint("offsets_advanced")
-            homeless = [m for m in batch.messages if self._plans.lacks(m)]
             self._park_homeless(connection, homeless)
-            housed = [m for m in batch.messages if not self._plans.lacks(m)]
             with self._plans_are_true():
-                parts = self._steps(connection).apply(housed, again=self.replaying)
+                steps.apply(parts, again=self.replaying)
             result = total(parts, housed, homeless)
             self._space.take(connection, [m for p in parts for m in p.taken_in] + homeless)
             self._count(connection, result)
@@ -308,6 +328,7 @@ class PostgresInbox:
                     row = connection.execute(SQL["anything_parked"]).fetchone()
                     self._anything_parked = bool(row and row[0])
                     return EMPTY
+                self._anything_parked = True
                 claimed = [row[0] for row in rows]
                 failpoint("parked_claimed")
                 self._begin(connection)
@@ -337,7 +358,8 @@ class PostgresInbox:
                 translating("applying a parked event"),
                 self._plans_are_true(),
             ):
-                parts = self._steps(connection).apply(messages, again=True)
+                steps = self._steps(connection)
+                parts = steps.apply(steps.read(messages, again=True), again=True)
                 connection.execute(SQL["check_constraints"])  # not only at commit
         except PoisonError as error:
             if len(messages) > 1:

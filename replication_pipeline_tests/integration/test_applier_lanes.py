@@ -1,134 +1,204 @@
-"""A large batch of one table is applied over two connections, each with partitions and a transaction of
-its own: whatever happens to one of them, nothing is lost and nothing counted twice.
+"""On backlog a batch is read over a second connection while the one before is applied: whatever happens
+to either of them, order holds, nothing is lost and nothing counted twice.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+import psycopg
 import pytest
 
-from replication_pipeline.domain.errors import TransientError
-from replication_pipeline.domain.model import Consumed, Message, PartitionAdvance
+from replication_pipeline.domain.errors import ParkedFullError, TransientError
+from replication_pipeline.domain.model import BatchResult, Consumed, Message, PartitionAdvance
 from replication_pipeline.domain.names import Topic, topic_for
 from replication_pipeline.engine.apply import ApplyCycle
 from replication_pipeline.postgres.inbox import PostgresInbox
 from replication_pipeline.postgres.outbox import PostgresOutbox
 from replication_pipeline_tests.conftest import USERS, Contour, MakeContours, same_rows
 from replication_pipeline_tests.integration.outbox import events
-from replication_pipeline_tests.integration.place import Hand
+from replication_pipeline_tests.publishing import until
 
 pytestmark = pytest.mark.integration
 
-ROWS = 60
-PARTITIONS = 3
-WRITTEN_BY = "select count(distinct xmin::text) from users"
+SMALL, LARGE = 100, 200  # smaller ones go in one round trip
+ROWS = SMALL + 3 * LARGE
+APPLIERS = """
+select count(*) from pg_stat_activity
+ where application_name = 'replicator_consumer' and datname = current_database()"""
+APPLIED = f"{APPLIERS} and wait_event_type = 'Lock'"
+READ = f"{APPLIERS} and state = 'idle in transaction'"
+
+
+@dataclass
+class Log:
+    """A topic of one partition, handed over from where the contour stands."""
+
+    inbox: PostgresInbox
+    topic: Topic
+    values: list[bytes]
+    next: int = 0
+
+    def poll(self, limit: int, timeout: timedelta) -> Consumed | None:
+        del timeout
+        first, self.next = self.next, min(self.next + limit, len(self.values))
+        if first == self.next:
+            return None
+        messages = tuple(
+            Message(self.topic, 0, offset, self.values[offset])
+            for offset in range(first, self.next)
+        )
+        advance = PartitionAdvance(self.topic, 0, first, self.next, len(self.values))
+        return Consumed(messages, (advance,))
+
+    def caught_up(self) -> bool:
+        return self.next == len(self.values)
+
+    def hold(self, error: ParkedFullError) -> None:
+        raise AssertionError(error)
+
+    def rewind(self) -> None:
+        self.next = self.inbox.offsets([(self.topic, 0)]).get((self.topic, 0), 0)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass
+class Lanes:
+    """An applier with two connections."""
+
+    b: Contour
+    inbox: PostgresInbox
+    cycle: ApplyCycle
+
+    def work(self) -> list[BatchResult]:
+        """Cycles until nothing is left."""
+        found: list[BatchResult] = []
+        while results := self.cycle():
+            found += results
+        return found
+
+    @contextmanager
+    def held_up(self) -> Iterator[psycopg.Connection[Any]]:
+        """The first large batch can't be written within the block."""
+        with psycopg.connect(self.b.dsn) as holder:
+            holder.execute("lock table users in exclusive mode")
+            yield holder
+
+    def first_waits_and_second_is_read(self) -> bool:
+        return (self.b.value(APPLIED), self.b.value(READ)) == (1, 1)
 
 
 @contextmanager
-def two_lanes(contour: Contour, batch_size: int = ROWS // 2) -> Iterator[tuple[ApplyCycle, Hand]]:
-    hand = Hand()
+def two_lanes(b: Contour, values: list[bytes]) -> Iterator[Lanes]:
+    topic = Topic(topic_for("users", prefix=b.settings.kafka.topic_prefix))
     with (
-        closing(PostgresInbox(contour.settings, "applier")) as inbox,
-        closing(PostgresInbox(contour.settings, "applier")) as beside,
+        closing(PostgresInbox(b.settings, "applier")) as inbox,
+        closing(PostgresInbox(b.settings, "applier")) as beside,
         closing(
             ApplyCycle(
-                hand, inbox, batch_size, ROWS, timedelta(), timedelta(hours=1), beside=beside
+                Log(inbox, topic, values), inbox, SMALL, LARGE, timedelta(), timedelta(hours=1),
+                beside=beside,
             )
         ) as cycle,
-    ):
-        yield cycle, hand
-
-
-def batch_for(contour: Contour, values: list[bytes]) -> Consumed:
-    """What is not applied yet of a topic with ``values``, each in the partition that its bytes say."""
-    topic = Topic(topic_for("users", prefix=contour.settings.kafka.topic_prefix))
-    logs: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
-    for value in values:
-        logs[zlib.crc32(value) % PARTITIONS].append(value)
-    with closing(PostgresInbox(contour.settings, "looks")) as inbox:
-        stored = inbox.offsets((topic, n) for n in range(PARTITIONS))
-    return Consumed(
-        tuple(
-            Message(topic, n, offset, value)
-            for n, log in enumerate(logs)
-            for offset, value in enumerate(log)
-            if offset >= stored.get((topic, n), 0)
-        ),
-        tuple(
-            PartitionAdvance(topic, n, stored.get((topic, n), 0), len(log), len(log))
-            for n, log in enumerate(logs)
-            if len(log) > stored.get((topic, n), 0)
-        ),
-    )
+    ):  # fmt: skip
+        (first,) = cycle()  # no backlog is known yet
+        assert first.count == SMALL
+        yield Lanes(b, inbox, cycle)
 
 
 @pytest.fixture
 def users(make_contours: MakeContours) -> tuple[Contour, Contour, list[bytes]]:
-    """Contours a and b, and the events of a's rows."""
+    """Contours a and b, and the events of a's rows: each of the last half changes one of the first."""
     a, b = make_contours(USERS, ["users"])
-    a.run("insert into users select g, 'user ' || g from generate_series(1, %s) g", ROWS)
+    a.run("insert into users select g, 'user ' || g from generate_series(1, %s) g", ROWS // 2)
+    a.run("update users set name = 'again'")
     with closing(PostgresOutbox(a.settings, "publisher")) as outbox:
         return a, b, [event.value for event in events(outbox)]
 
 
-def test_a_large_batch_is_applied_in_two_transactions(
+def test_the_next_batch_is_read_while_one_is_applied(
     users: tuple[Contour, Contour, list[bytes]],
 ) -> None:
     a, b, values = users
-    with two_lanes(b) as (cycle, hand):
-        hand.batch = batch_for(b, values)
-        (result,) = cycle()
-    assert (result.count, result.applied, result.parked) == (ROWS, ROWS, 0)
+    with two_lanes(b, values) as lanes, ThreadPoolExecutor(1) as threads:
+        with lanes.held_up():
+            results = threads.submit(lanes.work)
+            until(lanes.first_waits_and_second_is_read, "two batches under way")
+            assert b.value("select count(*) from users") == SMALL
+        assert [result.count for result in results.result()] == [LARGE] * 3
     assert same_rows([a, b], "users")
-    assert b.value(WRITTEN_BY) == 2
-    assert batch_for(b, values).messages == ()
     assert b.value("select sum(processed) from replication.workers") == ROWS
 
 
-def test_a_small_batch_is_one_transaction(users: tuple[Contour, Contour, list[bytes]]) -> None:
-    a, b, values = users
-    with two_lanes(b, batch_size=ROWS) as (cycle, hand):
-        hand.batch = batch_for(b, values)
-        cycle()
-    assert same_rows([a, b], "users")
-    assert b.value(WRITTEN_BY) == 1
+def test_positions_are_told_when_all_batches_are_over(
+    users: tuple[Contour, Contour, list[bytes]],
+) -> None:
+    """As when a partition goes and comes back while two are under way."""
+    _, b, values = users
+    with two_lanes(b, values) as lanes, ThreadPoolExecutor(1) as threads:
+        log = lanes.cycle.consumer
+        assert isinstance(log, Log)
+        with lanes.held_up():
+            results = threads.submit(lanes.cycle)
+            until(lanes.first_waits_and_second_is_read, "two batches under way")
+        (result,) = results.result()
+        assert result.count == LARGE
+        log.rewind()
+        assert log.next == SMALL + 2 * LARGE
+        assert [result.count for result in lanes.work()] == [LARGE, LARGE]
 
 
-def test_a_bad_event_is_parked_and_the_rest_of_both_parts_goes_on(
+def test_what_is_under_way_at_the_end_is_finished(
     users: tuple[Contour, Contour, list[bytes]],
 ) -> None:
     _, b, values = users
-    with two_lanes(b) as (cycle, hand):
-        hand.batch = batch_for(b, [*values, b'{"op": "c"}'])
-        (result,) = cycle()
-    assert (result.applied, result.parked) == (ROWS, 1)
-    assert b.run("select reason from parked_events") == [("malformed",)]
+    with two_lanes(b, values) as lanes:
+        (first,) = lanes.cycle()
+        (second,) = lanes.cycle.finish()
+        assert (first.count, second.count) == (LARGE, LARGE)
+        assert lanes.cycle.finish() == []
+    assert b.value("select sum(processed) from replication.workers") == SMALL + 2 * LARGE
 
 
-@pytest.mark.parametrize("lost", ["first", "second"])
-def test_when_one_connection_is_lost_the_other_part_stands(
+def test_a_bad_event_is_parked_and_the_rest_goes_on(
+    users: tuple[Contour, Contour, list[bytes]],
+) -> None:
+    a, b, values = users
+    b.run("alter table users alter name type varchar(8)")
+    a.run("insert into users (id, name) values (9999, 'does not fit')")
+    with closing(PostgresOutbox(a.settings, "publisher")) as outbox:
+        bad = [event.value for event in events(outbox)]
+    at = SMALL + LARGE // 2
+    with two_lanes(b, [*values[:at], *bad, *values[at:]]) as lanes:
+        results = lanes.work()
+    assert sum(result.parked for result in results) == 1
+    assert b.run("select reason from parked_events") == [("bad_value",)]
+    assert b.value("select count(*) from users where name = 'again'") == ROWS // 2
+    assert b.value("select sum(processed) from replication.workers") == ROWS
+
+
+@pytest.mark.parametrize("lost", ["the one that is applied", "the one that is read"])
+def test_when_a_connection_is_lost_all_that_was_not_committed_comes_again(
     users: tuple[Contour, Contour, list[bytes]], lost: str
 ) -> None:
     a, b, values = users
-    with two_lanes(b) as (cycle, hand):
-        assert cycle.beside is not None
-        inboxes = [cycle.inbox, cycle.beside]
-        victim = inboxes[lost == "second"]
-        assert isinstance(victim, PostgresInbox)
-        with victim._transaction("connecting") as connection:
-            pid = connection.info.backend_pid
-        b.run("select pg_terminate_backend(%s, 10000)", pid)
-        hand.batch = batch_for(b, values)
+    state = APPLIED if lost == "the one that is applied" else READ
+    with two_lanes(b, values) as lanes, ThreadPoolExecutor(1) as threads:
+        with lanes.held_up():
+            results = threads.submit(lanes.work)
+            until(lanes.first_waits_and_second_is_read, "two batches under way")
+            b.run(state.replace("count(*)", "pg_terminate_backend(pid)"))
         with pytest.raises(TransientError):
-            cycle()
-        left = batch_for(b, values)
-        assert 0 < len(left.messages) < ROWS
-        assert b.value("select count(*) from users") == ROWS - len(left.messages)
-        hand.batch = left
-        (result,) = cycle()
-        assert result.applied == len(left.messages)
+            results.result()
+        stands = SMALL if state is APPLIED else SMALL + LARGE
+        assert b.value("select sum(next_offset) from replication.consumer_offsets") == stands
+        assert sum(result.count for result in lanes.work()) == ROWS - stands
     assert same_rows([a, b], "users")
+    assert b.value("select sum(processed) from replication.workers") == ROWS

@@ -39,6 +39,10 @@ STILL_QUADRATIC = {
     "apply.park_staged",
     "apply.sweep_resurrected",
 }
+ONLY_OF_LARGE = {
+    "apply.remember_new": "apply.remember",
+    "apply.insert_new": "apply.upsert",
+}  # what takes whose place
 TOLERANCE = 1.5
 SMALL = 1000  # rows that no batch is too small for
 FAMILY = """
@@ -130,7 +134,7 @@ def rows_handled(server: EmbeddedPostgres, receiver: Receiver, values: list[byte
     receiver.inbox.retry_parked(len(values), eagerly=True)
     found: Counter[str] = Counter()
     for plan in plans.parse(plans.read_from(server.log_file, offset), STATEMENTS):
-        found[plan.name] += plan.rows
+        found[ONLY_OF_LARGE.get(plan.name, plan.name)] += plan.rows
     return found
 
 

@@ -20,7 +20,7 @@ from replication_pipeline.domain.model import (
     WindowTotals,
 )
 from replication_pipeline.domain.names import Topic
-from replication_pipeline.engine.apply import by_partition, halves
+from replication_pipeline.engine.apply import halves
 from replication_pipeline.engine.stopping import StopToken, stop_on_signals
 from replication_pipeline.engine.window import EAGER_LOOKS, FIRST_PAUSE, Window
 
@@ -225,38 +225,6 @@ def test_halves_of_a_batch_meet_in_the_middle() -> None:
         (0, 6, 10),
         (1, 10, 10),
     ]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "first"),
-    [
-        ({0: 4, 1: 4}, {0}),
-        ({0: 1, 1: 9, 2: 2}, {1}),
-        ({0: 3, 1: 3, 2: 3, 3: 3}, {0, 1}),
-        ({5: 2, 6: 1}, {5}),
-    ],
-)
-def test_the_parts_of_a_batch_share_no_partition(sizes: dict[int, int], first: set[int]) -> None:
-    topic = Topic("t")
-    batch = Consumed(
-        tuple(Message(topic, p, o, b"") for p, size in sizes.items() for o in range(size)),
-        tuple(PartitionAdvance(topic, p, 0, size, size) for p, size in sizes.items()),
-    )
-    parts = by_partition(batch)
-    assert parts is not None
-    assert [{m.partition for m in part.messages} for part in parts] == [first, sizes.keys() - first]
-    assert [{a.partition for a in part.advances} for part in parts] == [first, sizes.keys() - first]
-    for part in parts:  # in the order of the log
-        assert list(part.messages) == [m for m in batch.messages if m in part.messages]
-    assert sum(len(part.messages) for part in parts) == len(batch.messages)
-
-
-def test_a_batch_of_one_partition_or_several_topics_stays_whole() -> None:
-    one = Message(Topic("t"), 0, 0, b"")
-    assert by_partition(Consumed((one,), (PartitionAdvance(Topic("t"), 0, 0, 1, 1),))) is None
-    two = (one, Message(Topic("u"), 1, 0, b""))
-    advances = tuple(PartitionAdvance(m.topic, m.partition, 0, 1, 1) for m in two)
-    assert by_partition(Consumed(two, advances)) is None
 
 
 class Unhurried(StopToken):

@@ -100,6 +100,11 @@ with fresh as (
 )
 select count(*) from fresh
 
+-- name: remember_new
+-- The same at half the price, for a large batch whose events are all new: it looks for nothing before it
+-- inserts. It fails where one is known; then remember takes its place.
+insert into replication.processed_events (event_id) select event_id from {stage}
+
 -- name: reduce
 -- The newest event of each key stays; those that are to be parked hide no other. What one
 -- contour did in several steps counts as one, from the version that the first step replaced. Of a key that
@@ -363,6 +368,14 @@ select {staged_columns}, s.version from {stage} s
 on conflict ({keys}) do update
    set {assignments} replication_version = excluded.replication_version
  where coalesce(t.replication_version, 0) < excluded.replication_version
+
+-- name: insert_new
+-- The same at half the price, for a large batch none of whose rows was there to be locked. It fails
+-- where a local insert of a key has come meanwhile; then upsert takes its place.
+insert into {table} as t ({columns}, replication_version) overriding system value
+select {staged_columns}, s.version from {stage} s
+ where s.verdict = 'apply' and s.op <> 'd' and s.missing_columns is null
+ order by {staged_keys}
 
 -- name: column_sets
 -- Events of a contour whose table has fewer columns; normally none.
