@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 import psycopg
@@ -15,6 +17,7 @@ from replication_pipeline.postgres.few_events import FewEvents
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline_tests.conftest import Contour, MakeContours
 from replication_pipeline_tests.integration.wire import Receiver, wire_between
+from replication_pipeline_tests.publishing import with_settings
 
 pytestmark = pytest.mark.integration
 
@@ -98,6 +101,12 @@ def test_the_same_comes_of_the_same_events(
     chance = random.Random(seed)
     a, b, few = make_contours(DDL, TABLES, count=3)
     steps = make_contours(DDL, TABLES, count=3)[2]
+    # Nothing is decided by how long it took, which differs between the two.
+    patient = {"foreign_key_patience": timedelta(hours=1)}
+    few, steps = (
+        replace(each, settings=with_settings(each.settings, consumer=patient))
+        for each in (few, steps)
+    )
     with wire_between([a, b, few, steps], seed) as wire:
         *_, one, other = wire.receivers
         one.inbox.instance = one.inbox._few.instance = "few"

@@ -51,8 +51,8 @@ def test_the_verdict_and_the_figures(
         assert len(shown.stdout.splitlines()) < 24, "one screen"
         assert max(map(len, shown.stdout.splitlines())) <= 120
         b.run("insert into replication.parked_events (topic, partition, kafka_offset, table_name, "
-              "record_key, reason, event, parked_at) values ('users_changes', 0, 1, 'users', '{}', "
-              "'missing_parent', '', now() - interval '10 min')")  # fmt: skip
+              "record_key, reason, event, parked_at, attempts) values ('users_changes', 0, 1, "
+              "'users', '{}', 'missing_parent', '', now() - interval '10 min', 60)")  # fmt: skip
         told = call_with(b, tmp_path, "status")
         assert told.exit_code == 0, "to be looked at, and not broken"
         assert told.stdout.splitlines()[:2] == [
