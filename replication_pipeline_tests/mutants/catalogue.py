@@ -335,6 +335,18 @@ MUTANTS: Final = (
         "base = NEWEST", "base = base",
         (SNAPSHOT + "::test_deletes_are_sent_and_rows_do_not_come_back",),
     ),
+    Mutant(
+        "a large batch takes known events for new ones", APPLY_SQL,
+        "insert into replication.processed_events (event_id) select event_id from {stage}\n\n",
+        "insert into replication.processed_events (event_id) select event_id from {stage}\n"
+        "on conflict do nothing\n\n",
+        (INTEGRATION + "test_large_batches.py::test_events_that_are_known_are_told_apart",),
+    ),
+    Mutant(
+        "a large batch does not wait for its turn", "replication_pipeline/postgres/inbox.py",
+        "            wait()\n            self._advance(", "            self._advance(",
+        (INTEGRATION + "test_applier_lanes.py::test_the_next_batch_is_read_while_one_is_applied",),
+    ),
     # --- who is believed
     Mutant(
         "whose number a version has does not matter", "replication_pipeline/domain/origins.py",
