@@ -237,6 +237,12 @@ class KafkaSettings(Section):
             raise ValueError("OAUTHBEARER needs a token: set kafka.oauth_token_url")
         return self
 
+    def weaknesses(self) -> Iterator[transport.Weakness]:
+        """What profile production would refuse these for."""
+        return transport.why_weak_kafka(
+            self.security_protocol, self.sasl_mechanism, self.oauth_token_url, self.options
+        )
+
     @field_validator("options", mode="before")
     @classmethod
     def _texts(cls, value: object) -> object:
@@ -817,10 +823,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _protected(self) -> Settings:
-        kafka = self.kafka
-        if self.strict:
-            transport.refuse_weak_kafka(
-                kafka.security_protocol, kafka.sasl_mechanism, kafka.oauth_token_url, kafka.options
+        for weak in self.kafka.weaknesses() if self.strict else ():
+            raise ValueError(
+                f"profile production refuses {weak.key}: {weak.why}; {weak.remedy} "
+                "(or write insecure: true)"
             )
         return self
 

@@ -13,3 +13,8 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def host_of(server: str) -> str:
+    """The host of ``host:port``."""
+    return server.strip().rsplit(":", 1)[0]

@@ -11,7 +11,8 @@ Names and texts in, texts out; it knows no client and opens nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -152,6 +153,15 @@ WRITABLE: Final = ("any", "read-write", "primary")
 _PASSWORD: Final = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=")
 
 
+@dataclass(frozen=True, slots=True)
+class Weakness:
+    """A setting that profile production does not take."""
+
+    key: str
+    why: str
+    remedy: str
+
+
 def why_not_librdkafka(name: str) -> str | None:
     """Why ``kafka.options`` may not have this option; ``None`` when it may."""
     if name in LIBRDKAFKA:
@@ -172,43 +182,43 @@ def why_not_libpq(name: str, value: str) -> str | None:
     return LIBPQ_REFUSED.get(name, "it is not one of those in docs/security.md")
 
 
-def refuse_weak_kafka(
+def why_weak_kafka(
     protocol: str, mechanism: str | None, token_url: str | None, options: Mapping[str, str]
-) -> None:
-    """Raise ``ValueError`` when others could read along, or play the broker."""
+) -> Iterator[Weakness]:
+    """Where others could read along, or play the broker."""
     if protocol not in ("ssl", "sasl_ssl"):
         password = " with the password" if mechanism == "PLAIN" else ""
-        raise _weak(
+        yield Weakness(
             "kafka.security_protocol",
             f"{protocol} sends rows{password} in the clear",
             f"set {'sasl_ssl' if mechanism else 'ssl or sasl_ssl'}",
         )
     if options.get("enable.ssl.certificate.verification", "true") not in ("true", "t", "1"):
-        raise _weak(
+        yield Weakness(
             "kafka.options.enable.ssl.certificate.verification",
             "anybody could play the broker",
             "take it out, and set kafka.ssl_ca_location",
         )
     if options.get("ssl.endpoint.identification.algorithm", "https") != "https":
-        raise _weak(
+        yield Weakness(
             "kafka.options.ssl.endpoint.identification.algorithm",
             "whoever has any certificate of this CA could play the broker",
             "take it out, and give brokers certificates with their names",
         )
     if options.get("enable.sasl.oauthbearer.unsecure.jwt", "false") not in ("false", "f", "0"):
-        raise _weak(
+        yield Weakness(
             "kafka.options.enable.sasl.oauthbearer.unsecure.jwt",
             "anybody could make such a token",
             "take it out, and set kafka.oauth_token_url",
         )
     if token_url is not None and not token_url.lower().startswith("https://"):
-        raise _weak(
+        yield Weakness(
             "kafka.oauth_token_url", "the client's secret travels in the clear", "use https://"
         )
 
 
-def why_weak_postgres(options: Mapping[str, str]) -> tuple[str, str] | None:
-    """What is too weak about a connection, and the remedy. A Unix socket leaves no machine."""
+def why_weak_postgres(options: Mapping[str, str]) -> Weakness | None:
+    """What is too weak about a connection. A Unix socket leaves no machine."""
     hosts = options.get("host", "").split(",")
     if all(host.startswith(("/", "@")) for host in hosts) and "hostaddr" not in options:
         return None
@@ -219,7 +229,7 @@ def why_weak_postgres(options: Mapping[str, str]) -> tuple[str, str] | None:
         "verify-ca": "whoever has any certificate of this CA could play the server",
         "require": "anybody could play the server",
     }.get(mode, "rows and the password's proof may travel in the clear")
-    return f"sslmode {mode}: {why}", "set sslmode: verify-full, and sslrootcert"
+    return Weakness("sslmode", f"{mode}: {why}", "set sslmode: verify-full, and sslrootcert")
 
 
 def has_password(dsn: str) -> bool:
@@ -247,9 +257,3 @@ def _why_not_session(options: str) -> str | None:
             )
         at = found.end()
     return None
-
-
-def _weak(key: str, why: str, remedy: str) -> ValueError:
-    return ValueError(
-        f"profile production refuses {key}: {why}; {remedy} (or write insecure: true)"
-    )

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import conninfo, pq
 
 from replication_pipeline.domain.errors import ConfigurationError
-from replication_pipeline.domain.transport import why_not_libpq, why_weak_postgres
+from replication_pipeline.domain.transport import Weakness, why_not_libpq, why_weak_postgres
 from replication_pipeline.settings import PostgresSettings, secret_in
 
 # A server that has vanished without a word is noticed within half a minute instead of hours. Whatever
@@ -71,6 +71,12 @@ def conninfo_of(settings: PostgresSettings, *, strict: bool = False) -> str:
     return conninfo.make_conninfo("", **(VANISHED | options))
 
 
+def weakness_of(settings: PostgresSettings) -> Weakness | None:
+    """What profile production would refuse these for."""
+    options = conninfo.conninfo_to_dict(conninfo_of(settings))
+    return why_weak_postgres({name: str(value) for name, value in options.items()})
+
+
 def _refuse_torn_address(options: Mapping[str, str]) -> None:
     """A URI whose password has @, / or : in it is read as another address, and libpq's errors would
     then quote a part of the password as the name of a host, a port or a database.
@@ -116,8 +122,7 @@ def _with_system_cas(options: dict[str, str]) -> dict[str, str]:
 
 def _refuse_weak(options: Mapping[str, str]) -> None:
     if found := why_weak_postgres(options):
-        why, remedy = found
         raise ConfigurationError(
-            f"profile production refuses postgres.{why}",
-            remedy=f"{remedy} (or write insecure: true)",
+            f"profile production refuses postgres.{found.key} {found.why}",
+            remedy=f"{found.remedy} (or write insecure: true)",
         )

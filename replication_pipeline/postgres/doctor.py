@@ -18,6 +18,7 @@ from replication_pipeline.domain.findings import Finding, NotSeenError
 from replication_pipeline.postgres.checks import (
     capture,
     others,
+    profile,
     registry,
     role,
     sequences,
@@ -31,6 +32,7 @@ from replication_pipeline.settings import Settings
 
 CHECKS: Final = (
     *role.CHECKS,
+    *profile.CHECKS,
     *capture.CHECKS,
     *tables.CHECKS,
     *server.CHECKS,

@@ -63,7 +63,10 @@ def told(settings: Settings) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def pair(make_contours: MakeContours) -> list[Contour]:
-    return make_contours(ITEMS, ["items"], monitoring={})
+    made = make_contours(ITEMS, ["items"], monitoring={})
+    for contour in made:  # as on a developer's machine
+        contour.settings = with_settings(contour.settings, kafka={"bootstrap_servers": "[::1]:1"})
+    return made
 
 
 def test_nothing_is_said_where_all_is_well(
@@ -72,10 +75,10 @@ def test_nothing_is_said_where_all_is_well(
     a, b = make_contours(ITEMS, ["items"], monitoring={})
     findings = doctor.examine(beside(a.settings, b))
     assert [f for f in findings if f.severity != "good"] == []
-    assert len(findings) == len({f.check for f in findings}) == 40
+    assert len(findings) == len({f.check for f in findings}) == 41
     said = call_with(a, tmp_path, "doctor", compare={"contours": {"b": {"dsn": b.dsn}}})
     assert said.exit_code == 0
-    assert "contour a: nothing to mend; 40 checks are fine" in said.stdout
+    assert "contour a: nothing to mend; 41 checks are fine" in said.stdout
     assert len(said.stdout.splitlines()) == 7, "a line a group"
     b.run("alter table items drop column amount")
     said = call_with(a, tmp_path, "doctor", compare={"contours": {"b": {"dsn": b.dsn}}})
@@ -276,6 +279,40 @@ def test_damage_here_is_found(pair: list[Contour]) -> None:
         assert case.remedy in found[0].remedy, case
         a.run(case.undo or found[0].remedy)
         assert told(settings) == [], case
+
+
+def test_what_the_profile_lets_pass(pair: list[Contour]) -> None:
+    a, b = pair
+
+    def said(settings: Settings) -> list[tuple[str, str]]:
+        found = [f for f in look(settings) if f.check == "profile"]
+        return [(f.severity, f"{f.message} → {f.remedy}") for f in found]
+
+    def expect(settings: Settings, *expected: str) -> None:
+        found = said(settings)
+        assert [severity for severity, _ in found] == ["notice"] * len(expected), found
+        for (_, text), part in zip(found, expected, strict=True):
+            assert part in text
+
+    ((severity, _),) = said(beside(a.settings, b))
+    assert severity == "good", "a developer's machine"
+    away = a.settings.kafka.model_copy(
+        update={"bootstrap_servers": "k1.example:9093, 127.0.0.1:9092, k2.example:9093"}
+    )
+    expect(
+        a.settings.model_copy(update={"kafka": away}),
+        "k1.example:9093, k2.example:9093 are not on this machine: connections need be neither "
+        "encrypted nor checked → set profile: production",
+    )
+    insecure = beside(a.settings, b).model_copy(update={"profile": "production", "insecure": True})
+    in_the_clear = "prefer: rows and the password's proof may travel in the clear → set sslmode: "
+    expect(
+        insecure,
+        f"insecure: true lets postgres.sslmode pass: {in_the_clear}",
+        f"insecure: true lets compare.contours.b.sslmode pass: {in_the_clear}",
+        "lets kafka.security_protocol pass: plaintext sends rows in the clear → set ssl or sasl_ssl; "
+        "then take insecure out",
+    )
 
 
 def heard(contour: Contour, name: str, id_: int, **columns: Any) -> None:

@@ -28,6 +28,7 @@ from replication_pipeline.kafka.consumer import KafkaEventConsumer
 from replication_pipeline.kafka.producer import KafkaEventProducer
 from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.postgres.connection import connect
+from replication_pipeline.postgres.doctor import examine
 from replication_pipeline.settings import Settings
 from replication_pipeline_tests.conftest import contour_maker, make_templates
 from replication_pipeline_tests.publishing import until
@@ -529,3 +530,15 @@ def test_rows_travel_between_contours_that_trust_nobody(place: Secured) -> None:
         assert a.publish().processed == 100
         b.apply()
         assert b.value("select count(*) from things") == 100
+        assert profile(a.settings) == [("good", "")]
+        needless = a.settings.model_copy(update={"insecure": True})
+        assert profile(needless) == [
+            ("notice", "take insecure out; secrets in the configuration file are refused then")
+        ]
+
+
+def profile(settings: Settings) -> list[tuple[str, str]]:
+    """What ``doctor`` says of it."""
+    with connect(settings, application_name="test") as connection:
+        found = examine(connection, settings)
+    return [(f.severity, f.remedy) for f in found if f.check == "profile"]

@@ -7,7 +7,7 @@ from typing import Final
 
 from replication_pipeline.domain.findings import Finding, fine, mend, notice
 from replication_pipeline.domain.names import heartbeat_topic, topic_for
-from replication_pipeline.domain.network import is_local
+from replication_pipeline.domain.network import host_of, is_local
 from replication_pipeline.kafka.checks.subject import (
     MILLISECOND,
     SAFE_COPIES,
@@ -23,7 +23,7 @@ def _brokers(subject: Subject) -> Iterator[Finding]:
     number = subject.cluster.brokers
     known = (subject.cluster.broker or {}).get("inter.broker.protocol.version")
     version = f", protocol {known}" if known else ""
-    local = all(is_local(_host(s)) for s in subject.settings.kafka.bootstrap_servers.split(","))
+    local = all(is_local(host_of(s)) for s in subject.settings.kafka.bootstrap_servers.split(","))
     if number < SAFE_COPIES and not local:
         yield notice(
             f"{number} broker{'s' * (number > 1)}{version}: what one keeps alone is lost with its "
@@ -107,7 +107,7 @@ def _rights(subject: Subject) -> Iterator[Finding]:
 
 def _tls(subject: Subject) -> Iterator[Finding]:
     kafka = subject.settings.kafka
-    away = [s for s in kafka.bootstrap_servers.split(",") if not is_local(_host(s))]
+    away = [s for s in kafka.bootstrap_servers.split(",") if not is_local(host_of(s))]
     if kafka.security_protocol in ("ssl", "sasl_ssl"):
         yield fine("the connection to Kafka is encrypted")
     elif away:
@@ -116,10 +116,6 @@ def _tls(subject: Subject) -> Iterator[Finding]:
             f"rows{password} travel to {away[0].strip()} in the clear",
             "set kafka.security_protocol: sasl_ssl (or ssl) and kafka.ssl_ca_location",
         )
-
-
-def _host(server: str) -> str:
-    return server.strip().rsplit(":", 1)[0]
 
 
 CHECKS: Final = (
