@@ -1,15 +1,23 @@
-"""From the schema version before: with rows in its tables, writers at work, old publishers running.
+"""From the schema version before: with rows in its tables, writers at work, old processes running.
 
-``upgrades/version_2`` is that version as it was released, and never changed. What it had queued is
-published, what it had parked is tried again, what it had decided stays decided; and for as long as its
-publishers live on, what they claim, mark and park is understood.
+``upgrades/version_2`` is that version as it was released, and never changed: its SQL, and the program
+of its windows (``workers.tar.xz``). What it had queued is published, what it had parked is tried again,
+what it had decided stays decided; and for as long as its windows live on they publish and apply, and
+what they claim, mark, count and park is understood.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +26,23 @@ import pytest
 
 from replication_pipeline.domain.version import pack
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
+from replication_pipeline.kafka.topics import ensure_topics
 from replication_pipeline.postgres import installer
 from replication_pipeline.postgres.connection import connect
 from replication_pipeline.postgres.parked import retry_parked
 from replication_pipeline.postgres.queries import parse
 from replication_pipeline.settings import Settings
+from replication_pipeline_tests.acceptance.test_command_line import configuration
+from replication_pipeline_tests.applying import applying
 from replication_pipeline_tests.conftest import Contour, MakeContours, same_rows
 from replication_pipeline_tests.integration.outbox import publisher
+from replication_pipeline_tests.publishing import (
+    assert_counters_are_exact,
+    log_of,
+    publishing,
+    until,
+    until_published,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -268,3 +286,138 @@ def test_a_publisher_of_the_version_before_goes_on_beside_new_ones(pair: list[Co
     assert a.value("select count(*) from replication_queue where not published") == 0
     b.apply()
     assert b.value("select count(*) from users") == 7
+
+
+@dataclass
+class FormerWindow:
+    """A window of version 2, as the process that it was; its log is a file beside its program."""
+
+    program: Path
+    config: str
+    role: str
+    popen: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with self.log.open("wb") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "replication_pipeline", self.role, "--config", self.config],
+                cwd=self.program,  # which Python looks in first
+                env=os.environ | {"PYTHONPATH": str(self.program)},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> Path:
+        return self.program / f"{self.role}.log"
+
+    def lives(self) -> bool:
+        assert self.popen.poll() is None, self.log.read_text(encoding="utf-8")
+        return True
+
+    def end(self) -> dict[str, Any]:
+        """Ask it to stop; the last line of its log, which has its totals."""
+        self.popen.send_signal(signal.SIGTERM)
+        assert self.popen.wait(20) == 0, self.log.read_text(encoding="utf-8")
+        last = json.loads(self.log.read_text(encoding="utf-8").splitlines()[-1])
+        assert isinstance(last, dict)
+        return last
+
+
+@contextmanager
+def former_windows(contour: Contour, path: Path) -> Iterator[dict[str, FormerWindow]]:
+    """One that publishes and one that applies."""
+    program = path / "version_2"
+    with tarfile.open(FORMER / "workers.tar.xz") as packed:
+        packed.extractall(program, filter="data")
+    config = configuration(path, contour)
+    windows = {role: FormerWindow(program, config, role) for role in ("publish", "apply")}
+    try:
+        yield windows
+    finally:
+        for window in windows.values():
+            window.popen.kill()
+            window.popen.wait(20)
+
+
+def test_windows_of_the_version_before_go_on_alone_and_beside_new_ones(
+    pair: list[Contour], tmp_path: Path
+) -> None:
+    a, b = pair
+    ensure_topics(b.settings, TABLES)
+
+    def arrived(what: str) -> None:
+        """In a, of everything that b has written."""
+
+        def equal() -> bool:
+            return all(window.lives() for window in former.values()) and all(
+                same_rows(pair, table) for table in TABLES
+            )
+
+        b.publish()
+        until(lambda: not unsent(a), f"{what}: all to be published")
+        b.apply()
+        until(equal, f"{what}: the contours to be equal")
+
+    def unsent(contour: Contour) -> bool:
+        return bool(
+            contour.value("select exists (select from replication_queue where not published)")
+        )
+
+    with former_windows(a, tmp_path) as former:
+        a.run("insert into users select g, 'before' from generate_series(1, 50) g")
+        b.run("insert into parents select g, 'before' from generate_series(1, 20) g")
+        arrived("on their own SQL")
+        upgrade(a)
+
+        # Alone: inserts, updates, deletes; a conflict; a child that comes before its parent.
+        a.run("insert into users select g, 'new SQL' from generate_series(51, 100) g")
+        a.run("update users set name = 'changed' where id <= 20; delete from users where id = 50")
+        b.run("insert into children select g, g from generate_series(1, 10) g")
+        b.run(
+            "update parents set note = 'changed' where id > 10; delete from parents where id = 20"
+        )
+        arrived("on the new SQL")
+        with b.session() as session:
+            session.execute("set session_replication_role = replica")
+            session.execute("insert into public.parents values (70, 'not captured')")
+        b.run("insert into children values (70, 70)")
+        b.publish()
+        waiting = "select reason from parked_events"
+        until(lambda: a.run(waiting) == [("missing_parent",)], "the child to wait")
+        b.run("update parents set note = 'captured' where id = 70")
+        arrived("after the parent has come")
+        assert a.run(waiting) == []
+        a.run("update users set name = 'a was first' where id = 7")
+        b.run("update users set name = 'b was later' where id = 7")
+        arrived("after a conflict")
+        kept = "select reason, winner from replication_conflicts"
+        assert a.run(kept) == [(None, "incoming")], "reasons are new"
+        assert b.run(kept) == [("update_update", "current")]
+
+        # Beside new ones, which see them.
+        with publishing(a.settings), applying(a.settings):
+            for number in range(5):
+                a.run("update users set name = %s", f"both {number}")
+                b.run("update parents set note = %s", f"both {number}")
+            arrived("beside new windows")
+            alive = (
+                "select role, count(*) from workers where stopped_at is null group by 1 order by 1"
+            )
+            assert a.run(alive) == [("applier", 2), ("publisher", 2)]
+            totals = {role: window.end() for role, window in former.items()}
+            assert totals["publish"]["total_processed"] >= 50 + 50 + 20 + 1 + 1
+            assert totals["apply"]["applied"] >= 20 + 10 + 11 + 2 + 1
+            assert [total["end"] for total in totals.values()] == ["stopped", "stopped"]
+            a.run("delete from users where id = 2")
+            until_published(a)
+    # Back to the former program, without a way back of the SQL.
+    with former_windows(a, tmp_path) as former:
+        a.run("update users set name = 'rolled back' where id = 3")
+        b.run("update parents set note = 'rolled back' where id = 3")
+        arrived("after the program was rolled back")
+    queued = [event_id for (event_id,) in a.run("select event_id::text from replication_queue")]
+    sources = [value["source"] for table in TABLES for value in log_of(a, table)]
+    sent = [source["event_id"] for source in sources if source["contour"] == "a"]
+    assert sorted(sent) == sorted(queued), "each once, whoever sent it"
+    assert_counters_are_exact(a)
