@@ -91,6 +91,12 @@ METRICS: Final = (
         ("direction", "table", "reason"),
     ),
     Metric(
+        "replication_parked_space_used_ratio",
+        "gauge",
+        "What is parked at applying, of consumer.max_parked_events and max_parked_bytes (those of the "
+        "exporter's configuration), whichever is nearer; at 1 topics wait.",
+    ),
+    Metric(
         "replication_workers",
         "gauge",
         "Publishers and appliers that live: their heartbeat is younger than 30 s.",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+# Of what the limits allow; from here on people are told that it comes near.
+NEAR_LIMIT: Final = 0.8
+
 # What an operator may do about a reason; other refusals of Kafka have no better hint than their text.
 HINTS: Final[dict[str, str]] = {
     "MSG_SIZE_TOO_LARGE": "raise kafka.max_message_bytes and the topic's max.message.bytes, then retry",

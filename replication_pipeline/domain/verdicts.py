@@ -17,6 +17,7 @@ from replication_pipeline.domain.health import (
     skew_verdict,
     unpublished_verdict,
 )
+from replication_pipeline.domain.parked import NEAR_LIMIT
 from replication_pipeline.domain.watch import Watch
 
 RANK: Final[dict[Verdict, int]] = {"error": 0, "warning": 1, "ok": 2}
@@ -101,6 +102,12 @@ def _applying(watch: Watch, limits: Thresholds) -> Iterator[Reason]:
                 f"{words(timedelta(seconds=parked.oldest))} ({parked.side}: {parked.reason})"
             )
             yield Reason("warning", "parked", text)
+    if watch.parked_space >= NEAR_LIMIT:
+        text = (
+            f"parked events take {watch.parked_space:.0%} of consumer.max_parked_events or "
+            "max_parked_bytes: beyond that their topics wait"
+        )
+        yield Reason("warning", "parked", text)
 
 
 def _others(watch: Watch, limits: Thresholds) -> Iterator[Reason]:

@@ -70,7 +70,7 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """All of it."""
+    """All of it. ``parked_space``: how much is parked of what may be, 1 is all."""
 
     status: ContourStatus
     outcomes: Outcomes
@@ -78,3 +78,4 @@ class Watch:
     parked: Sequence[Parked] = field(default_factory=tuple)
     lags: Sequence[ApplyLag] = field(default_factory=tuple)
     pairs: Sequence[Pair] = field(default_factory=tuple)
+    parked_space: float = 0.0

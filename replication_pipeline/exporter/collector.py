@@ -38,6 +38,7 @@ from replication_pipeline.settings import Settings
 EVERY: Final = 5.0  # seconds
 SHARE: Final = 0.05  # of the time, at most, goes into reading a part
 LONGEST_STATEMENT: Final = timedelta(seconds=2)
+OLDEST: Final = "replication_oldest_snapshot_seconds"
 LONGEST_LOOK: Final = 8.0  # seconds; Prometheus gives a scrape 10 by default
 
 
@@ -63,6 +64,7 @@ class Exporter(Collector):
     _looking: Future[bool] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _trouble: str | None = None  # that was last logged
+    _sees: bool = True  # others' transactions
 
     def __post_init__(self) -> None:
         postgres = self.settings.postgres.model_copy(
@@ -154,8 +156,21 @@ class Exporter(Collector):
         except ReplicationError as error:
             failed = True
             self._complain(error.message, error.remedy)
+        if part == "queue" and not failed:
+            self._look_for_the_oldest(told)
         took = time.monotonic() - began
         return _Read(told, failed, took, began + took + max(self.every, took / SHARE))
+
+    def _look_for_the_oldest(self, told: Sequence[metrics.Told]) -> None:
+        """Who does not see others' transactions is told so, once: the alert on them is silent."""
+        sees = any(isinstance(one, Sample) and one.metric == OLDEST for one in told)
+        if not sees and self._sees:
+            get_logger("exporter").warning(
+                "other roles' transactions are not seen",
+                missing=OLDEST,
+                remedy="grant pg_read_all_stats to the exporter's role",
+            )
+        self._sees = sees
 
     def _complain(self, message: str, remedy: str | None) -> None:
         """In the log, once for each trouble."""

@@ -17,6 +17,7 @@ from replication_pipeline.domain.metrics import BY_NAME, HISTOGRAMS, Sample
 from replication_pipeline.domain.names import topic_for
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.parking_space import space_taken
 from replication_pipeline.postgres.watch import SQL as WATCH
 from replication_pipeline.postgres.watch import pairs_of
 from replication_pipeline.settings import Settings
@@ -49,13 +50,14 @@ def _named(query: str) -> Part:
     return read_it
 
 
-def _parked(connection: Connection[Any], _settings: Settings) -> Iterator[Told]:
+def _parked(connection: Connection[Any], settings: Settings) -> Iterator[Told]:
     for side, table, reason, events, oldest in connection.execute(WATCH["parked"]).fetchmany(
         MOST_PARKED
     ):
         labels = (side, table, reason)
         yield Sample("replication_parked_events", labels, events)
         yield Sample("replication_parked_oldest_age_seconds", labels, oldest)
+    yield Sample("replication_parked_space_used_ratio", (), space_taken(connection, settings))
 
 
 def _apply_lag(connection: Connection[Any], settings: Settings) -> Iterator[Told]:

@@ -14,24 +14,35 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
 from replication_pipeline.domain.errors import FatalError, ParkedFullError
 from replication_pipeline.domain.model import Message
+from replication_pipeline.domain.parked import NEAR_LIMIT
 from replication_pipeline.logs import get_logger
 from replication_pipeline.postgres import queries
-from replication_pipeline.settings import Settings
+from replication_pipeline.settings import ConsumerSettings, Settings
 
 SQL: Final = queries.load("parked")
 COUNT_AGAIN: Final = 5.0  # seconds
-WARN_AT: Final = 0.8  # of either limit
 REMEDY: Final = (
     "see replication-pipeline parked list: mend what they wait for, or discard them; or raise "
     "consumer.max_parked_events and max_parked_bytes. Nothing is lost: Kafka has what waits, for as "
     "long as the topic keeps it"
 )
+
+
+def taken(consumer: ConsumerSettings, events: int, size: int) -> float:
+    """How much of the limits this is: the greater part of the two."""
+    return max(events / consumer.max_parked_events, size / consumer.max_parked_bytes)
+
+
+def space_taken(connection: psycopg.Connection[Any], settings: Settings) -> float:
+    """How much of what may be parked is, by the limits of these settings."""
+    ((events, size),) = connection.execute(SQL["how_much"]).fetchall()
+    return taken(settings.consumer, events, size)
 
 
 @dataclass(slots=True)
@@ -54,14 +65,15 @@ class ParkingSpace:
             return
         self._events -= len(parked)
         self._bytes -= sum(len(message.value or b"") for message in parked)
-        near = self._used(self._events, self._bytes) >= WARN_AT and not self._warned
+        near = self._used(self._events, self._bytes) >= NEAR_LIMIT and not self._warned
         if near or min(self._events, self._bytes) < 0 or time.monotonic() >= self._due:
             self._count(connection, frozenset(message.topic for message in parked))
 
-    def _used(self, events: int, size: int) -> float:
-        """By what is left of each, the greater part that is taken."""
+    def _used(self, left: int, left_bytes: int) -> float:
         consumer = self.settings.consumer
-        return 1 - min(events / consumer.max_parked_events, size / consumer.max_parked_bytes)
+        return taken(
+            consumer, consumer.max_parked_events - left, consumer.max_parked_bytes - left_bytes
+        )
 
     def _count(self, connection: psycopg.Connection, topics: frozenset[str]) -> None:
         row = connection.execute(SQL["how_much"]).fetchone()
@@ -72,7 +84,7 @@ class ParkingSpace:
         self._bytes = consumer.max_parked_bytes - size
         self._due = time.monotonic() + COUNT_AGAIN
         used = self._used(self._events, self._bytes)
-        if used >= WARN_AT and not self._warned:
+        if used >= NEAR_LIMIT and not self._warned:
             get_logger("applier").warning(
                 "parked events come near their limit",
                 parked=events,
@@ -81,7 +93,7 @@ class ParkingSpace:
                 limit_bytes=consumer.max_parked_bytes,
                 advice=REMEDY,
             )
-        self._warned = used >= WARN_AT
+        self._warned = used >= NEAR_LIMIT
         if min(self._events, self._bytes) >= 0:
             return
         self._due = 0.0

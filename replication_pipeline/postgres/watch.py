@@ -10,6 +10,7 @@ from replication_pipeline.domain.names import topic_for
 from replication_pipeline.domain.watch import ApplyLag, Outcomes, Pair, Parked, QueueHealth, Watch
 from replication_pipeline.postgres import queries
 from replication_pipeline.postgres.failures import translating
+from replication_pipeline.postgres.parking_space import space_taken
 from replication_pipeline.postgres.status import read_contours, read_status
 from replication_pipeline.settings import Settings
 
@@ -29,6 +30,7 @@ def look(connection: Connection[Any], settings: Settings) -> Watch:
         parked = connection.execute(SQL["parked"]).fetchall()
         lags = connection.execute(SQL["apply_lags"]).fetchall()
         pairs = pairs_of(connection, settings)
+        space = space_taken(connection, settings)
     return Watch(
         status=status,
         outcomes=Outcomes(*outcomes),
@@ -36,6 +38,7 @@ def look(connection: Connection[Any], settings: Settings) -> Watch:
         parked=[Parked(*row) for row in parked],
         lags=[ApplyLag(*row) for row in lags],
         pairs=pairs,
+        parked_space=space,
     )
 
 

@@ -1,4 +1,4 @@
-"""Prometheus' own tool runs the rules' unit tests, and reads every expression of the dashboards."""
+"""Prometheus' own tool runs the unit tests of the rules, and reads dashboards and scrape settings."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ def run(tool: Path, *arguments: str | Path) -> str:
 def test_the_alerts_fire_and_clear_as_they_should(tool: Path) -> None:
     assert "SUCCESS" in run(tool, "check", "rules", RULES)
     assert "SUCCESS" in run(tool, "test", "rules", TESTS)
+
+
+def test_what_the_collector_scrapes_is_what_prometheus_scrapes(tool: Path, tmp_path: Path) -> None:
+    """Its receiver takes Prometheus' own configuration; the rest is held together here."""
+    collector = yaml.safe_load((DEPLOY / "opentelemetry" / "collector.yaml").read_text())
+    scraped = collector["receivers"]["prometheus"]["config"]
+    file = tmp_path / "receiver.yml"
+    file.write_text(yaml.safe_dump(scraped))
+    assert "SUCCESS" in run(tool, "check", "config", file)
+    (job,) = scraped["scrape_configs"]
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (usual,) = prometheus["scrape_configs"]
+    assert job == usual | {"scrape_interval": prometheus["global"]["scrape_interval"]}
+    for pipeline in collector["service"]["pipelines"].values():
+        for kind, names in pipeline.items():
+            assert set(names) == set(collector[kind])
 
 
 def test_each_alert_is_seen_to_fire() -> None:

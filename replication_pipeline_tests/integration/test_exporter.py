@@ -135,11 +135,13 @@ def test_every_metric_is_told_with_its_labels_and_nothing_else(told: Scrape) -> 
 
 
 def test_membership_in_replication_monitor_is_enough_but_for_others_sessions(
-    contours: list[Contour],
+    contours: list[Contour], capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, _ = contours
     a.run(f"revoke pg_read_all_stats from {SCRAPER}")
     told = scrape(seen_by(a))
+    said = capsys.readouterr()
+    assert "grant pg_read_all_stats to the exporter's role" in said.out + said.err
     a.run(f"grant pg_read_all_stats to {SCRAPER}")
     assert not errors(told)
     assert [family.name for family in told.families if not family.samples] == [
@@ -182,6 +184,7 @@ def test_figures_are_those_of_the_database(told: Scrape, contours: list[Contour]
     assert told.value("replication_parked_events", table="") == 1
     oldest = told.value("replication_parked_oldest_age_seconds", reason="missing_parent")
     assert 90 <= oldest < 600
+    assert told.value("replication_parked_space_used_ratio") == 3 / 100_000
     assert told.value("replication_compare_differing_rows", table="users") == 1
     for stamp in ("compare_last", "last_success"):
         for sample in told.named(f"replication_{stamp}_timestamp_seconds"):

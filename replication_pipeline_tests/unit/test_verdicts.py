@@ -61,6 +61,7 @@ def test_each_figure_has_its_reason() -> None:
             replace(FINE, parked=[Parked("publish", "t", "too_large", 2, 0.0)]),
             "warning", "parked", "2 events of t",
         ),
+        (replace(FINE, parked_space=0.85), "warning", "parked", "take 85% of consumer.max_parked"),
         (
             replace(FINE, pairs=[Pair("b", "active", 61.0, None, None)]),
             "warning", "contours", "b is silent for 61 s",
