@@ -184,7 +184,7 @@ def test_figures_are_those_of_the_database(told: Scrape, contours: list[Contour]
     assert told.value("replication_parked_events", table="") == 1
     oldest = told.value("replication_parked_oldest_age_seconds", reason="missing_parent")
     assert 90 <= oldest < 600
-    assert told.value("replication_parked_space_used_ratio") == 3 / 100_000
+    assert told.value("replication_parked_space_used_ratio") == 3 / 1_000_000
     assert told.value("replication_compare_differing_rows", table="users") == 1
     for stamp in ("compare_last", "last_success"):
         for sample in told.named(f"replication_{stamp}_timestamp_seconds"):
@@ -244,6 +244,7 @@ def test_a_part_that_fails_costs_its_own_metrics(
     assert missing == {
         "replication_parked_events",
         "replication_parked_oldest_age_seconds",
+        "replication_parked_space_used_ratio",
         "replication_compare_differing_rows",
         "replication_compare_last_timestamp_seconds",
     }
