@@ -18,6 +18,8 @@ from bench.end_to_end import EndToEnd
 from bench.explain_capture import CaptureSplit
 from bench.handover import Handover
 from bench.heal import Heal
+from bench.peers import everyone
+from bench.peers_compared import PeersCompared
 from bench.publish import Publish
 from bench.publish_idle import PublishIdle
 from bench.publish_latency import PublishLatency
@@ -49,6 +51,7 @@ AT_REST: Final = AtRest()
 HANDOVER: Final = Handover()
 HEAL: Final = Heal()
 COMPARE: Final = Compare()
+PEERS: Final = PeersCompared()
 
 Programs = Annotated[
     Path | None,
@@ -72,6 +75,10 @@ Long = Annotated[int, typer.Option("--seconds", min=1, help="Of each measurement
 Replicated = Annotated[int, typer.Option("--events", min=100, help="In the topics; hundreds.")]
 Tables = Annotated[
     int, typer.Option(help=f"Of {' or '.join(map(str, SUBJECTS))}; several have foreign keys.")
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--peer", help=f"Repeatable; all when none is named: {everyone.names()}."),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Events of one claim.")]
 
@@ -274,6 +281,28 @@ def _compare(
 ) -> None:
     """How fast a table is found equal in two contours."""
     show(Console(), measure(Compare(rows=rows, rounds=rounds), postgres, directory))
+
+
+@run.command("peers")
+def _peers(
+    *,
+    peer: Names = None,
+    events: Queued = PEERS.events,
+    rate: Rates = [*PEERS.rates],  # noqa: B006  typer copies it
+    seconds: Long = PEERS.seconds,
+    rounds: Rounds = PEERS.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """From one PostgreSQL to another: this project beside other products."""
+    wanted = tuple(peer or ())
+    unknown = set(wanted) - set(everyone.names())
+    if unknown:
+        raise typer.BadParameter(f"{unknown}: there are {everyone.names()}")
+    scenario = PeersCompared(
+        peer=wanted, events=events, rates=tuple(rate), seconds=seconds, rounds=rounds
+    )
+    show(Console(), measure(scenario, postgres, directory))
 
 
 @run.command("all")

@@ -50,9 +50,15 @@ def exists(server: EmbeddedPostgres, name: str) -> bool:
 @contextlib.contextmanager
 def copy_of(server: EmbeddedPostgres, template: str, name: str = TRIAL) -> Iterator[str]:
     """The connection string of a new copy of ``template``, dropped afterwards."""
-    yield server.create_database(name, template=template)
+    try:
+        yield server.create_database(name, template=template)
+    finally:
+        _drop(server, name)
+
+
+def _drop(server: EmbeddedPostgres, name: str) -> None:
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        statement = sql.SQL("drop database {} with (force)").format(sql.Identifier(name))
+        statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
         connection.execute(statement)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+NAMES: Final = "id, email, name, balance, meta, updated_at"
 COLUMNS: Final = "email text, name text, balance numeric(12,2), meta jsonb, updated_at timestamptz"
 # Of row number g.
 VALUES: Final = """

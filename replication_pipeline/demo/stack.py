@@ -30,7 +30,8 @@ from replication_pipeline.demo.parallel import Task, Tasks, all_at_once, bounded
 from replication_pipeline.demo.place import Place
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres, ManagedProcess
 from replication_pipeline.embedded.downloads import cache_directory
-from replication_pipeline.embedded.kafka_jars import CLASSPATH_FILE, KAFKA_VERSION
+from replication_pipeline.embedded.kafka_jars import KAFKA_VERSION
+from replication_pipeline.embedded.maven import CLASSPATH_FILE
 from replication_pipeline.embedded.process import port_is_free, wait_until
 
 NAMES: Final = ("a", "b")
