@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-min test-pythons test-postgres simulate chaos outages mutants bench check format \
+.PHONY: help setup demo test test-unit test-min test-pythons test-postgres simulate chaos outages mutants bench bench-peers check format \
   docs configuration audit lock snapshot clean
 
 help:  ## Show this list
@@ -88,6 +88,9 @@ mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARG
 
 bench: $(STAMP)  ## Measure, an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
 	$(BIN)/python -m bench run $(or $(ARGS),all)
+
+bench-peers: $(STAMP)  ## The same beside other products, an hour or two (ARGS="--postgres FOLDER")
+	$(BIN)/python -m bench run all-peers $(ARGS)
 
 check: $(STAMP)  ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ from bench.peers_compared import PeersCompared
 from bench.publish import Publish
 from bench.publish_idle import PublishIdle
 from bench.publish_latency import PublishLatency
+from bench.publish_peers import PublishPeers
 from bench.publish_split import PublishSplit
 from bench.queue_health import QueueHealth
 from bench.report import show
@@ -52,6 +53,7 @@ HANDOVER: Final = Handover()
 HEAL: Final = Heal()
 COMPARE: Final = Compare()
 PEERS: Final = PeersCompared()
+PUBLISH_PEERS: Final = PublishPeers()
 
 Programs = Annotated[
     Path | None,
@@ -303,6 +305,26 @@ def _peers(
         peer=wanted, events=events, rates=tuple(rate), seconds=seconds, rounds=rounds
     )
     show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("publish-peers")
+def _publish_peers(
+    *,
+    events: Queued = PUBLISH_PEERS.events,
+    rounds: Rounds = PUBLISH_PEERS.rounds,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """How fast committed events get into Kafka, by us and by Debezium."""
+    show(Console(), measure(PublishPeers(events=events, rounds=rounds), postgres, directory))
+
+
+@run.command("all-peers")
+def _all_peers(*, postgres: Programs = None, directory: Directory = None) -> None:
+    """Every scenario in which other products take part, with its usual sizes."""
+    scenarios: list[Scenario] = [CAPTURE, PUBLISH_PEERS, PEERS]
+    found = [measure(scenario, postgres, directory) for scenario in scenarios]
+    show(Console(), [result for one in found for result in one])
 
 
 @run.command("all")

@@ -108,12 +108,12 @@ class Publish:
         with running_broker(server) as broker:
 
             def measure(name: str, way: Way, count: bool) -> dict[str, Value]:
-                return self._measure(server, broker, templates[way.queue], name, way, count=count)
+                return self.measure(server, broker, templates[way.queue], name, way, count=count)
 
             measure_in_rounds(WAYS, measure, rounds=self.rounds, results=results, console=console)
         return results.results
 
-    def _measure(
+    def measure(
         self,
         server: EmbeddedPostgres,
         broker: EmbeddedKafka,
