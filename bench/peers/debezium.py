@@ -2,8 +2,8 @@
 
 Three settings of the pair, told by its documentation or found by trying: ``default``, ``tuned`` for
 throughput, ``low latency``. One partition a topic, as Kafka Connect makes them; no snapshot, since the
-slot is there before the first row. Both connectors are posted at ``start``, so what they need to come
-up is in its figures; the worker is up, and warm after the first round.
+slot is there before the first row. Both connectors run and have brought a row when the worker is halted
+(``halting.py``); the worker is warm after the first round.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from bench.peers.base import Link
 from bench.peers.connect import Connect
 from bench.peers.databases import backends_in, harness, plain_tables
+from bench.peers.halting import halted, until_through
 from bench.peers.native import slot
 from replication_pipeline.embedded import EmbeddedKafka, EmbeddedPostgres
 from replication_pipeline.embedded.kafka_jars import KAFKA_VERSION
@@ -172,18 +173,18 @@ class Debezium:
             slot(connection, name),
             topic_of(broker, topic),
             connectors(self.connect, name, sink_name),
+            harness(b) as target,
         ):
-
-            def start() -> None:
-                self.connect.post(name, source(name, a, "users", self.source))
-                self.connect.post(sink_name, sink(b, topic, self.url_options, self.sink))
-
-            yield Link(
-                a=a,
-                b=b,
-                start=start,
-                processes=lambda: [self.connect.pid, *backends_in(a, b)],
-            )
+            self.connect.post(name, source(name, a, "users", self.source))
+            self.connect.post(sink_name, sink(b, topic, self.url_options, self.sink))
+            until_through(connection, target)
+            with halted(self.connect.pid, connection, a, b) as resume:
+                yield Link(
+                    a=a,
+                    b=b,
+                    start=resume,
+                    processes=lambda: [self.connect.pid, *backends_in(a, b)],
+                )
 
 
 def all_settings(connect: Connect) -> list[Debezium]:
