@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import typer
 from rich.console import Console
@@ -66,6 +66,9 @@ Rounds = Annotated[int, typer.Option(min=1, help="Measurements of each kind.")]
 Rows = Annotated[int, typer.Option(min=1, help="Rows of one bulk statement.")]
 Seconds = Annotated[int, typer.Option(min=0, help="Of single-row transactions in each round.")]
 Clients = Annotated[int, typer.Option(min=1, help="Of single-row transactions.")]
+WalLevel = Annotated[
+    Literal["replica", "logical"], typer.Option(help="Of the server; slots need logical.")
+]
 Depths = Annotated[list[int], typer.Option("--depth", min=1, help="Events waiting; repeatable.")]
 Events = Annotated[int, typer.Option(min=1000, help='Of the "hour"; 1800000 are 500/s.')]
 Queued = Annotated[int, typer.Option("--events", min=1, help="Events in the queue.")]
@@ -106,11 +109,14 @@ def _capture(
     rounds: Rounds = CAPTURE.rounds,
     seconds: Seconds = CAPTURE.seconds,
     clients: Clients = CAPTURE.clients,
+    wal_level: WalLevel = CAPTURE.wal_level,
     postgres: Programs = None,
     directory: Directory = None,
 ) -> None:
     """What capturing changes costs those who write them."""
-    scenario = Capture(rows=rows, rounds=rounds, seconds=seconds, clients=clients)
+    scenario = Capture(
+        rows=rows, rounds=rounds, seconds=seconds, clients=clients, wal_level=wal_level
+    )
     show(Console(), measure(scenario, postgres, directory))
 
 

@@ -4,20 +4,25 @@
 takes. ``single``: transactions of one row by several clients, half of them inserts, half updates by
 key. Every measurement has a new copy of the contestant's database, its connection warmed up; a whole
 round before the first one is thrown away, so that WAL files and memory are in use by then.
+
+With ``wal_level = logical``, which all of them then have, logical slots take part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final, Literal
 
 import psycopg
 from psycopg import Connection
 from rich.console import Console
 
 from bench import pgbench, users
-from bench.contestants.base import Contestant
+from bench.contestants.base import Accompanied, Contestant
+from bench.contestants.bucardo import Bucardo
+from bench.contestants.logical_slot import LogicalSlot
 from bench.contestants.ours import Ours
 from bench.contestants.pgq_logutriga import PgqLogutriga
 from bench.contestants.plain import Plain
@@ -25,6 +30,7 @@ from bench.contestants.row_trigger import RowTrigger
 from bench.contestants.statement_minimal import StatementMinimal
 from bench.database import copy_of, make_template, settle_down
 from bench.measure import cost_of, rotated, warm_up
+from bench.peers.debian import installed
 from bench.results import Recorder, Result, recorder
 from replication_pipeline.embedded import EmbeddedPostgres
 
@@ -34,6 +40,9 @@ CONTESTANTS: Final[tuple[Contestant, ...]] = (
     RowTrigger(),
     StatementMinimal(),
     PgqLogutriga(),
+    Bucardo(),
+    LogicalSlot(),
+    LogicalSlot("logical-slot-read", read=True),
 )
 """The first one is what the others are compared with."""
 
@@ -45,17 +54,21 @@ WARM_UP: Final = "one round; 1000 rows (bulk) or 1 s (single) before each measur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    server: ClassVar[Mapping[str, str]] = SERVER
     rows: int = 100_000
     rounds: int = 5
     seconds: int = 5
     """Of single-row transactions, for each contestant in each round; 0 leaves them out."""
     clients: int = 4
+    wal_level: Literal["replica", "logical"] = "replica"
+
+    @property
+    def server(self) -> Mapping[str, str]:
+        return {**SERVER, "wal_level": self.wal_level}
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             contestants = fit(connection, CONTESTANTS, console)
-            more_versions = extensions(connection)
+            more_versions = {**extensions(connection), **installed(["bucardo"])}
         results = recorder(
             "capture",
             server,
@@ -67,20 +80,20 @@ class Capture:
             clients=self.clients,
             warm_up=WARM_UP,
         )
-        templates = {c.name: make_template(server, c) for c in contestants}
+        templates = [(contestant, make_template(server, contestant)) for contestant in contestants]
         for turn in range(self.rounds + 1):
             console.print(f"round {turn} of {self.rounds}" if turn else "warm-up round")
-            for name, template in rotated([*templates.items()], turn):
-                self._bulk(server, template, name, results if turn else None, turn)
-            for name, template in rotated([*templates.items()], turn):
-                self._single(server, template, name, results if turn else None, turn)
+            for contestant, template in rotated(templates, turn):
+                self._bulk(server, template, contestant, results if turn else None, turn)
+            for contestant, template in rotated(templates, turn):
+                self._single(server, template, contestant, results if turn else None, turn)
         return results.results
 
     def _bulk(
         self,
         server: EmbeddedPostgres,
         template: str,
-        name: str,
+        contestant: Contestant,
         results: Recorder | None,
         turn: int,
     ) -> None:
@@ -91,6 +104,7 @@ class Capture:
         }
         with (
             copy_of(server, template) as dsn,
+            beside(server, contestant, dsn),
             psycopg.connect(dsn, autocommit=True) as connection,
         ):
             warm_up(connection)
@@ -99,26 +113,28 @@ class Capture:
                 if results is None:
                     continue
                 time = cost.seconds * 1e6 / self.rows
-                results.add(name, f"{kind}, time", time, "µs/row", run=turn)
+                results.add(contestant.name, f"{kind}, time", time, "µs/row", run=turn)
                 sizes = {
                     "WAL": cost.wal_bytes,
                     "kept in tables": cost.table_bytes,
                     "kept in indexes": cost.index_bytes,
                 }
                 for what, size in sizes.items():
-                    results.add(name, f"{kind}, {what}", size / self.rows, "bytes/row", run=turn)
+                    results.add(
+                        contestant.name, f"{kind}, {what}", size / self.rows, "bytes/row", run=turn
+                    )
 
     def _single(
         self,
         server: EmbeddedPostgres,
         template: str,
-        name: str,
+        contestant: Contestant,
         results: Recorder | None,
         turn: int,
     ) -> None:
         if not self.seconds:
             return
-        with copy_of(server, template) as dsn:
+        with copy_of(server, template) as dsn, beside(server, contestant, dsn):
             with psycopg.connect(dsn, autocommit=True) as connection:
                 connection.execute(users.insert(1, KEYS))
                 settle_down(connection)
@@ -139,7 +155,17 @@ class Capture:
             )
         del warm
         if results is not None:
-            results.add(name, "single-row transactions", speed, "tx/s", run=turn)
+            results.add(contestant.name, "single-row transactions", speed, "tx/s", run=turn)
+
+
+@contextmanager
+def beside(server: EmbeddedPostgres, contestant: Contestant, dsn: str) -> Iterator[None]:
+    """What belongs to the contestant and isn't in its database, if anything."""
+    if isinstance(contestant, Accompanied):
+        with contestant.beside(server, dsn):
+            yield
+    else:
+        yield
 
 
 def fit(

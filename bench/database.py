@@ -31,7 +31,7 @@ select coalesce(sum(pg_table_size(c.oid)), 0)::bigint, coalesce(sum(pg_indexes_s
 
 def make_template(server: EmbeddedPostgres, contestant: Contestant) -> str:
     """A database with the table ``users``, captured by ``contestant``; made once. Returns its name."""
-    name = f"template {contestant.name}"
+    name = f"template_{contestant.name}"  # Bucardo can't read a blank in it
     if exists(server, name):
         return name
     with psycopg.connect(server.create_database(name), autocommit=True) as connection:

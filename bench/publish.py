@@ -17,9 +17,11 @@ from psycopg import Connection
 from rich.console import Console
 
 from bench.broker import messages_in, running_broker, topics_for
+from bench.capture import extensions
 from bench.contestants.ours import Ours
+from bench.contestants.pgq_logutriga import PgqLogutriga
 from bench.database import copy_of, exists, make_template, settle_down
-from bench.publishers import plain_loop
+from bench.publishers import pgq, plain_loop
 from bench.publishers.floor import floor
 from bench.publishers.ours import ours
 from bench.queue_health import fill
@@ -52,6 +54,12 @@ class Way:
     """The table whose rows are published."""
     processes: int = 1
     marks: bool = True
+    waiting: str = ""
+    """Counts what isn't marked, where that is no column of the table."""
+
+    @property
+    def count_waiting(self) -> str:
+        return self.waiting or f"select count(*) from {self.queue} where not published"
 
 
 WAYS: Final[Mapping[str, Way]] = {
@@ -61,6 +69,11 @@ WAYS: Final[Mapping[str, Way]] = {
     FLOOR: Way(publisher=floor, queue=QUEUE, marks=False),
 }
 """The first one is what the others are compared with."""
+WITH_PGQ: Final[Mapping[str, Way]] = {
+    **WAYS,
+    "pgq": Way(publisher=pgq.pgq, queue=pgq.QUEUE, waiting=pgq.WAITING),
+}
+"""On a server that has the extension."""
 
 
 def filled_templates(server: EmbeddedPostgres, events: int) -> dict[str, str]:
@@ -95,22 +108,31 @@ class Publish:
     rounds: int = 3
 
     def run(self, server: EmbeddedPostgres, console: Console) -> list[Result]:
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            missing = PgqLogutriga().missing(connection)
+            more_versions = extensions(connection)
+        if missing:
+            console.print(f"without pgq: {missing}", highlight=False)
+        ways = WAYS if missing else WITH_PGQ
         results = recorder(
             "publish",
             server,
-            contestants=[*WAYS],
+            contestants=[*ways],
+            more_versions=more_versions,
             events=self.events,
             rounds=self.rounds,
             warm_up=WARM_UP,
         )
         console.print(f"filling queues of {self.events} events", highlight=False)
         templates = filled_templates(server, self.events)
+        if not missing:
+            templates[pgq.QUEUE] = pgq.filled_template(server, self.events)
         with running_broker(server) as broker:
 
             def measure(name: str, way: Way, count: bool) -> dict[str, Value]:
                 return self.measure(server, broker, templates[way.queue], name, way, count=count)
 
-            measure_in_rounds(WAYS, measure, rounds=self.rounds, results=results, console=console)
+            measure_in_rounds(ways, measure, rounds=self.rounds, results=results, console=console)
         return results.results
 
     def measure(
@@ -140,7 +162,7 @@ class Publish:
         self, observer: Connection[Any], settings: Settings, name: str, way: Way, run: Run
     ) -> None:
         """Raise ``RuntimeError`` unless every event was published exactly once."""
-        ((waiting,),) = observer.execute(f"select count(*) from {way.queue} where not published")
+        ((waiting,),) = observer.execute(way.count_waiting)
         refuse_unless(
             name,
             {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
 
 from psycopg import Connection
+
+from replication_pipeline.embedded import EmbeddedPostgres
 
 
 class Contestant(Protocol):
@@ -19,4 +22,13 @@ class Contestant(Protocol):
 
     def install(self, connection: Connection) -> None:
         """Capture ``users``, which is there and empty. ``connection`` is in autocommit mode."""
+        ...
+
+
+@runtime_checkable
+class Accompanied(Protocol):
+    """A contestant that is more than what a database holds."""
+
+    def beside(self, server: EmbeddedPostgres, dsn: str) -> AbstractContextManager[None]:
+        """What runs or exists while a copy of its database, ``dsn``, is written to."""
         ...

@@ -87,17 +87,40 @@ class Control:
         (self.folder / "bucardorc").write_text(text)
 
 
+def missing(dsn: str) -> str | None:
+    """Of the server of ``dsn`` and of this machine."""
+    return lacking(
+        dsn, packages=PACKAGES, extensions=("plperlu",), programs=("bucardo",)
+    ) or _not_loading(dsn)
+
+
+def _not_loading(dsn: str) -> str | None:
+    """A plperl that is newer than its server does not load."""
+    with psycopg.connect(dsn) as connection:
+        try:
+            connection.execute("create extension plperlu")
+            connection.execute("do language plperlu 'return'")
+        except psycopg.Error as error:
+            return f"plperlu, which must be of the server's own minor version, says: {error}"
+        finally:
+            connection.rollback()
+    return None
+
+
 @contextmanager
-def installed_on(server: EmbeddedPostgres) -> Iterator[Control]:
-    """Its database on ``server``; dropped afterwards, with the role that owns it."""
-    with tempfile.TemporaryDirectory(prefix="bucardo-") as folder, roles_as_before(server):
-        control = Control(Path(folder), server.host, server.port)
+def installed_on(dsn: str) -> Iterator[Control]:
+    """Its database on the server of ``dsn``; dropped afterwards, with the role that owns it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bucardo-") as folder,
+        roles_as_before(dsn),
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        control = Control(Path(folder), connection.info.host, connection.info.port)
         try:
             control.install()
             yield control
         finally:
-            with psycopg.connect(server.dsn(), autocommit=True) as connection:
-                connection.execute(f"drop database if exists {CONTROL} with (force)")
+            connection.execute(f"drop database if exists {CONTROL} with (force)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +136,7 @@ class Bucardo:
         return installed(PACKAGES)
 
     def missing(self, server: EmbeddedPostgres) -> str | None:
-        return lacking(
-            server, packages=PACKAGES, extensions=("plperlu",), programs=("bucardo",)
-        ) or _not_loading(server)
+        return missing(server.dsn())
 
     def install(self) -> None:
         """Nothing can be installed without root."""
@@ -125,7 +146,7 @@ class Bucardo:
         del broker
         template = make_template(server, Plain())
         with (
-            installed_on(server) as control,
+            installed_on(server.dsn()) as control,
             copy_of(server, template, A) as a,
             copy_of(server, template, B) as b,
         ):
@@ -184,19 +205,6 @@ def _alive(process: psutil.Process) -> bool:
 
 def _resume(connection: Connection[Any]) -> None:
     connection.execute(f"notify bucardo_resume_sync_{SYNC}")
-
-
-def _not_loading(server: EmbeddedPostgres) -> str | None:
-    """A plperl that is newer than its server does not load."""
-    with psycopg.connect(server.dsn()) as connection:
-        try:
-            connection.execute("create extension plperlu")
-            connection.execute("do language plperlu 'return'")
-        except psycopg.Error as error:
-            return f"plperlu, which must be of the server's own minor version, says: {error}"
-        finally:
-            connection.rollback()
-    return None
 
 
 DEFAULT: Final = Bucardo(name="bucardo")

@@ -30,14 +30,14 @@ BACKENDS: Final = "select pid from pg_stat_activity where client_port = any(%s)"
 
 
 def lacking(
-    server: EmbeddedPostgres,
+    dsn: str,
     *,
     packages: Sequence[str],
     extensions: Sequence[str],
     programs: Sequence[str],
 ) -> str | None:
-    """Which of a peer's parts are not there, and the packages that bring them."""
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+    """Which of a peer's parts the server or this machine hasn't, and the packages that bring them."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
         parts = [f"extension {name}" for (name,) in connection.execute(LACKING, [[*extensions]])]
     parts += [f"program {name}" for name in programs if shutil.which(name) is None]
     if not parts:
@@ -77,9 +77,9 @@ def call(command: Sequence[str | Path], *, environment: Mapping[str, str] | None
 
 
 @contextmanager
-def roles_as_before(server: EmbeddedPostgres) -> Iterator[None]:
+def roles_as_before(dsn: str) -> Iterator[None]:
     """Drops those that extensions and installers have made for the whole server meanwhile."""
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True) as connection:
         before = connection.execute(ROLES).fetchall()
         yield
         for (name,) in set(connection.execute(ROLES)) - set(before):

@@ -54,7 +54,7 @@ class Londiste:
 
     def missing(self, server: EmbeddedPostgres) -> str | None:
         return lacking(
-            server,
+            server.dsn(),
             packages=PACKAGES,
             extensions=("pgq", "pgq_node", "londiste"),
             programs=("pgqd", "londiste"),
@@ -68,7 +68,7 @@ class Londiste:
         del broker
         template = make_template(server, Plain())
         with (
-            roles_as_before(server),
+            roles_as_before(server.dsn()),
             copy_of(server, template, A) as a,
             copy_of(server, template, B) as b,
             tempfile.TemporaryDirectory(prefix="londiste-") as folder,
