@@ -45,7 +45,7 @@ class LogicalSlot:
             connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [NAME])
             try:
                 if self.read:
-                    with _reading(server, connection):
+                    with _reading(server, dsn, connection):
                         yield
                 else:
                     yield
@@ -54,8 +54,8 @@ class LogicalSlot:
 
 
 @contextmanager
-def _reading(server: EmbeddedPostgres, connection: Connection) -> Iterator[None]:
-    program, dsn = server.bin("pg_recvlogical"), connection.info.dsn
+def _reading(server: EmbeddedPostgres, dsn: str, connection: Connection) -> Iterator[None]:
+    program = server.bin("pg_recvlogical")
     options = [f"--option={option}" for option in OPTIONS]
     process = ManagedProcess(
         [program, f"--dbname={dsn}", f"--slot={NAME}", "--start", f"--file={os.devnull}", *options],
