@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from bench.peers import debezium, symmetricds
+from bench.peers import bucardo, debezium, londiste, symmetricds
 from bench.peers.base import Peer
 from bench.peers.connect import Connect
 from bench.peers.native import Native
@@ -19,7 +19,13 @@ from replication_pipeline.embedded import EmbeddedPostgres
 def everyone() -> Iterator[list[Peer]]:
     """Nothing is fetched or started yet. What several of them share lives as long as the block."""
     with Connect(debezium.plugins) as connect:
-        yield [Native(), Ours(), *debezium.all_settings(connect), *symmetricds.ALL_SETTINGS]
+        yield [
+            *(Native(), Ours()),
+            *(londiste.DEFAULT, londiste.TUNED),
+            *(bucardo.DEFAULT, bucardo.TUNED),
+            *debezium.all_settings(connect),
+            *symmetricds.ALL_SETTINGS,
+        ]
 
 
 def names() -> list[str]:
