@@ -26,6 +26,9 @@ LOOK: Final = 0.0005  # seconds between a look at b that found nothing new and t
 NEW: Final = "select id from users where id > %s"
 PROBE: Final = 0
 """A row that is written first, to see that all is under way; the writer's warm-up deletes it."""
+WRITE_PROBE: Final = f"""
+insert into users (id) values ({PROBE}) on conflict (id) do update set updated_at = now()
+"""
 LONGEST_START: Final = 120.0  # seconds until the probe has come
 
 
@@ -89,13 +92,19 @@ def read_in_child(pipe: Pipe, dsn: str, last: int) -> None:
 
 
 def until_under_way(link: Link) -> None:
-    """Returns when a row has got through. Raises ``RuntimeError`` when none does."""
+    """Returns when a row has got through. Raises ``RuntimeError`` when none does.
+
+    It is written again and again: who looks only when told may miss the first word while he starts.
+    """
     with harness(link.a) as a, harness(link.b) as b:
-        a.execute(f"insert into users (id) values ({PROBE})")
-        deadline = time.monotonic() + LONGEST_START
+        deadline, due = time.monotonic() + LONGEST_START, 0.0
         while not b.execute(f"select from users where id = {PROBE}").rowcount:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise RuntimeError(f"no row has come in {LONGEST_START:g} s")
+            if now > due:
+                a.execute(WRITE_PROBE)
+                due = now + 1
             time.sleep(0.05)
 
 
