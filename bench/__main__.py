@@ -83,7 +83,9 @@ Tables = Annotated[
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--peer", help=f"Repeatable; all when none is named: {everyone.names()}."),
+    typer.Option(
+        "--peer", help=f"Repeatable; all when none is named: {'; '.join(everyone.names())}."
+    ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Events of one claim.")]
 
@@ -306,7 +308,9 @@ def _peers(
     wanted = tuple(peer or ())
     unknown = set(wanted) - set(everyone.names())
     if unknown:
-        raise typer.BadParameter(f"{unknown}: there are {everyone.names()}")
+        raise typer.BadParameter(
+            f"no {'; '.join(unknown)}: there are {'; '.join(everyone.names())}"
+        )
     scenario = PeersCompared(
         peer=wanted, events=events, rates=tuple(rate), seconds=seconds, rounds=rounds
     )
