@@ -88,6 +88,7 @@ mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARG
 
 bench: $(STAMP)  ## Measure, an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
 	$(BIN)/python -m bench run $(or $(ARGS),all)
+	$(BIN)/python -m bench report --write
 
 bench-peers: $(STAMP)  ## The same beside other products, an hour or two (ARGS="--postgres FOLDER")
 	$(BIN)/python -m bench run all-peers $(ARGS)

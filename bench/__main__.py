@@ -26,7 +26,7 @@ from bench.publish_latency import PublishLatency
 from bench.publish_peers import PublishPeers
 from bench.publish_split import PublishSplit
 from bench.queue_health import QueueHealth
-from bench.report import show
+from bench.report.console import show
 from bench.results import Result
 from bench.server import running
 from bench.snapshot import SnapshotScenario
@@ -355,8 +355,20 @@ def report(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Result files; the newest of each scenario.")
     ] = None,
+    *,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write docs/benchmarks.md, its plots and docs/sizing.md."),
+    ] = False,
 ) -> None:
     """Medians, spread and ratios of earlier runs."""
+    if write:
+        from bench.report.writing import DOCS
+        from bench.report.writing import write as write_pages
+
+        for path in write_pages():
+            Console().print(f"docs/{path.relative_to(DOCS)}", highlight=False)
+        return
     show(Console(), results.load(files or results.newest()))
 
 

@@ -23,7 +23,8 @@ from bench.pacing import latencies, pace
 from bench.publish_latency import row_of
 from bench.publish_split import CLAIM, REST_OF_CLAIM, Meter
 from bench.queue_health import Hour
-from bench.report import number, show, summarize
+from bench.report.console import show
+from bench.report.summary import number, summarize
 from bench.results import Recorder, Result
 from bench.site import Run, pauses, waits
 from bench.workers import Progress
