@@ -46,9 +46,9 @@ def images(runs: list[Run]) -> dict[str, bytes]:
     return found
 
 
-def write(docs: Path = DOCS) -> list[Path]:
+def write(docs: Path = DOCS, folder: Path = results.FOLDER) -> list[Path]:
     """All of them; returns those that have changed."""
-    runs = committed()
+    runs = committed(folder)
     wanted = {docs / path: text.encode() for path, text in pages(runs, docs).items()}
     wanted |= {docs / path: content for path, content in images(runs).items()}
     changed = [

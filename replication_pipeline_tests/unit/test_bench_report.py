@@ -14,10 +14,10 @@ from bench import results
 from bench.report import plots
 from bench.report.aims import AIMS, Aim, is_peer
 from bench.report.markdown import paragraph, slug, table
-from bench.report.page import image_of, page, questions_of
+from bench.report.page import IMAGES, image_of, page, questions_of
 from bench.report.runs import Run, newest, runs_of, titles
 from bench.report.verdicts import ahead, judge
-from bench.report.writing import DOCS, IMAGES, committed, images, pages, write
+from bench.report.writing import DOCS, committed, images, pages, write
 from bench.results import Result
 
 pytestmark = pytest.mark.unit
@@ -84,9 +84,11 @@ def test_writing_again_changes_nothing(tmp_path: Path) -> None:
     stale = tmp_path / IMAGES / "gone.svg"
     stale.parent.mkdir(parents=True)
     stale.touch()
-    assert stale in write(tmp_path)
+    lines = [one.line() for one in run("publish", {"speed": {"ours": 1.0, "floor": 2.0}})]
+    (tmp_path / "publish-1.jsonl").write_text("\n".join(lines))
+    assert stale in write(tmp_path, tmp_path)
     assert not stale.exists()
-    assert write(tmp_path) == []
+    assert write(tmp_path, tmp_path) == []
 
 
 def test_the_figures_of_the_readme_are_on_the_page() -> None:
