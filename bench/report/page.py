@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bench.report.aims import AIMS, FLOORS, PLAIN
 from bench.report.markdown import paragraph, slug, table
-from bench.report.plots import drawn
+from bench.report.plots import has_plot
 from bench.report.runs import Run, titles
 from bench.report.summary import Row, number, ratio, rounds
 from bench.report.verdicts import Figure, Verdict, ahead, judge
@@ -182,7 +182,7 @@ def _section(run: Run, title: str, question: str) -> str:
     text = f"### {title}\n\n"
     if question:
         text += f"{question}\n\n"
-    if drawn(run):
+    if has_plot(run):
         text += f"![{title}: medians and spread]({image_of(title)})\n\n"
     return text + _table(run) + "\n".join(_facts(run)) + "\n\n"
 

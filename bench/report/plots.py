@@ -59,8 +59,17 @@ DRAWN: Final[Mapping[str, Sequence[str]]] = {
     "publish-latency": ("p50", "p99"),
     "publish-peers": ("speed", "CPU of .*"),
     "queue-health": ("claim by depth", "claim"),
+    "scaling": (".*speed",),
+    "soak": ("lag p50", "lag p99", "lag max"),
 }
+# What is drawn over time: a title and a pattern of metrics whose rounds are moments.
+COURSES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "soak": (("lag, ms", "lag .* over time"), ("memory of a process, MiB", "memory over time")),
+}
+COURSE: Final = 2.9  # inches
+COLOURS: Final = (BLUE, ORANGE, GREEN, VIOLET, GREY)
 OTHERWISE: Final = 4  # metrics
+LOGARITHMIC: Final = 20.0  # times the least: then the scale is logarithmic
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 WIDTH: Final = 9.0  # inches
 BAR, AROUND = 0.27, 0.75  # inches, of each bar and about all bars of a metric
@@ -88,32 +97,89 @@ def drawn(run: Run) -> list[str]:
     return found
 
 
+def has_plot(run: Run) -> bool:
+    return bool(drawn(run) or _courses(run))
+
+
+def _courses(run: Run) -> list[tuple[str, list[str]]]:
+    """Titles and metrics."""
+    return [
+        (title, found)
+        for title, pattern in COURSES.get(run.scenario, ())
+        if (found := [metric for metric in run.rows if re.fullmatch(pattern, metric)])
+    ]
+
+
 def of_run(run: Run, title: str, aims: Sequence[Aim]) -> bytes | None:
-    """Bars for each of its metrics that are drawn; ``None`` when there are none."""
-    metrics = drawn(run)
-    if not metrics:
+    """Bars for each of its metrics that are drawn, and courses; ``None`` when there are none."""
+    metrics, courses = drawn(run), _courses(run)
+    if not metrics and not courses:
         return None
     frames = [_frame(run, metric) for metric in metrics]
-    heights = [AROUND + BAR * len(frame) for frame in frames]
-    longest = max(len(str(name)) for frame in frames for name in frame.index)
+    heights = [*(AROUND + BAR * len(frame) for frame in frames), *([COURSE] * len(courses))]
+    longest = max((len(str(name)) for frame in frames for name in frame.index), default=6)
     with _figure(sum(heights)) as figure:
         left = (0.15 + CHARACTER * longest) / WIDTH
-        grid = figure.subplots(len(frames), 1, squeeze=False, height_ratios=heights)
+        grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         figure.subplots_adjust(
             left=left,
             right=0.985,
             top=1 - 0.36 / sum(heights),
-            bottom=0.3 / sum(heights),
+            bottom=(0.8 if courses else 0.3) / sum(heights),
             hspace=AROUND / (sum(heights) / len(heights) - AROUND),
         )
-        for axes, frame, metric in zip(grid[:, 0], frames, metrics, strict=True):
+        for axes, frame, metric in zip(grid, frames, metrics, strict=False):
             fitting = [
                 aim
                 for aim in aims
                 if aim.kind == "value" and aim.metric == metric and aim.ours in frame.index
             ]
             _bars(axes, run, frame, metric, fitting)
+        for axes, (told, found) in zip(grid[len(frames) :], courses, strict=True):
+            _course(axes, run, told, found)
         return _svg(figure, title)
+
+
+def _course(axes: Axes, run: Run, title: str, metrics: Sequence[str]) -> None:
+    """Lines over the minutes of the run, on a scale where short peaks don't hide all else."""
+    minutes = float(run.first.settings.get("bucket_seconds", 60.0)) / 60
+    table = pd.DataFrame(
+        [
+            {
+                "minute": result.run * minutes,
+                "line": f"{result.contestant}, {result.metric.removesuffix(' over time')}",
+                "value": result.value,
+            }
+            for result in run.results
+            if result.metric in metrics
+        ]
+    ).pivot_table(index="minute", columns="line", values="value")
+    for position, line in enumerate(table.columns):
+        styles, colour = divmod(position, len(COLOURS))
+        told = str(line).removeprefix("over time, ")
+        axes.plot(
+            table.index,
+            table[line],
+            color=COLOURS[colour],
+            linestyle=("-", "--", ":")[styles % 3],
+            linewidth=1.4,
+            label=told if len(metrics) > 1 else told.rpartition(", ")[0],
+        )
+    if float(table.max().max()) > LOGARITHMIC * max(float(table.min().min()), 1e-9):
+        axes.set_yscale("log")
+        axes.minorticks_off()
+    axes.legend(
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=TEXT,
+        ncols=4,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.1),
+    )
+    axes.set_title(f"{title}, by minute")
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    _plain(axes)
+    axes.grid(axis="y", color=LINES, linewidth=0.6)
 
 
 def overview(verdicts: Sequence[Verdict]) -> bytes:

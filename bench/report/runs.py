@@ -22,11 +22,14 @@ HOW_LONG: Final = frozenset(
     {
         *("contestants", "server", "load_before", "warm_up", "cumulative"),
         *("rounds", "seconds", "events", "clients", "batch", "changes"),
-        *("captured_at_once", "claims_per_value"),
+        *("captured_at_once", "claims_per_value", "minutes", "bucket_seconds"),
     }
 )
 # What runs had before they could be told otherwise.
-BEFORE: Final[Mapping[str, Mapping[str, Any]]] = {"at-rest": {"rate": 0.0}}
+BEFORE: Final[Mapping[str, Mapping[str, Any]]] = {
+    "apply": {"workload": "one-table"},
+    "at-rest": {"rate": 0.0},
+}
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,20 @@ def test_whatever_was_measured_gets_a_section_and_a_plot(tmp_path: Path) -> None
     assert plot == plots.of_run(runs[0], "unheard-of", [])
 
 
+def test_a_soak_is_drawn_over_time() -> None:
+    lags = {
+        **{f"lag {rank}": {"steady": 10.0, "hand-overs": 90.0} for rank in ("p50", "p99")},
+        **{f"lag {rank} over time": {"over time": 10.0} for rank in ("p50", "p99")},
+        "memory over time": {"run publish a": 100.0, "daemon": 120.0},
+    }
+    (soak,) = runs_of(run("soak", lags, unit="ms", bucket_seconds=30.0))
+    plot = plots.of_run(soak, "soak", AIMS)
+    assert plot is not None
+    for told in (b"lag, ms, by minute", b"lag p99", b"daemon", b"aim 1,000, 5,000"):
+        assert told in plot
+    assert [one.text for one in judge([soak]) if one.aim.scenario == "soak"] == ["met", "met"]
+
+
 def test_a_page_without_results_says_so() -> None:
     text = page([])
     assert f"Met: 0. Missed: 0. Not measured: {len(AIMS)}." in text
