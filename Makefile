@@ -116,6 +116,10 @@ audit: $(STAMP)  ## Are there known vulnerabilities in the locked packages? (ask
 snapshot: $(STAMP)  ## Write sql/schema.snapshot.sql and the text of the Dagster definitions anew
 	UPDATE_SNAPSHOT=1 $(BIN)/pytest -q -k "is_what_the_snapshot_says or are_what_the_snapshot_says"
 
+.PHONY: costs
+costs: $(STAMP)  ## Write what can be counted (integration/costs.toml) anew: round trips, WAL, pages, plans
+	UPDATE_COSTS=1 $(BIN)/pytest -q -m costs $(ARGS)
+
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-annotate --no-header pyproject.toml
 

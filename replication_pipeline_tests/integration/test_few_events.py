@@ -16,6 +16,7 @@ from replication_pipeline.postgres.apply_steps import Staged
 from replication_pipeline.postgres.few_events import FewEvents
 from replication_pipeline.postgres.plans import Plans
 from replication_pipeline_tests.conftest import Contour, MakeContours
+from replication_pipeline_tests.integration.costs import costs_no_more
 from replication_pipeline_tests.integration.wire import Receiver, wire_between
 from replication_pipeline_tests.publishing import with_settings
 
@@ -137,6 +138,7 @@ def state(receiver: Receiver) -> dict[str, object]:
     return {name: receiver.contour.run(question) for name, question in STATE.items()}
 
 
+@pytest.mark.costs
 def test_an_event_takes_three_round_trips(make_contours: MakeContours) -> None:
     """The transaction's begin, all that is done, its end."""
     a, b = make_contours(DDL, TABLES)
@@ -152,7 +154,7 @@ def test_an_event_takes_three_round_trips(make_contours: MakeContours) -> None:
         ]
         with counted(*sessions) as trips:
             receiver.apply(receiver.waiting[2:])
-    assert trips.count == 3
+    costs_no_more("apply_event_round_trips", trips.count)
     assert b.value("select count(*) from numbered") == 3
 
 
