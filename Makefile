@@ -86,7 +86,7 @@ outages: $(STAMP)  ## Cuts of 15 s, 60 s and 5 minutes, 45 minutes (OUTAGES=15,6
 mutants: $(STAMP)  ## Put bugs into the product one at a time, half an hour (ARGS="tombstone")
 	$(BIN)/python -m replication_pipeline_tests.mutants $(ARGS)
 
-bench: $(STAMP)  ## Measure, an hour (ARGS="capture --rounds 10" for one scenario; bench/README.md)
+bench: $(STAMP)  ## Measure, an hour and a half (ARGS="capture --rounds 10" for one scenario; bench/README.md)
 	$(BIN)/python -m bench run $(or $(ARGS),all)
 	$(BIN)/python -m bench report --write
 

@@ -28,9 +28,10 @@ from bench.publish_split import PublishSplit
 from bench.queue_health import QueueHealth
 from bench.report.console import show
 from bench.results import Result
+from bench.scaling import Scaling
 from bench.server import running
 from bench.snapshot import SnapshotScenario
-from bench.subjects import SUBJECTS
+from bench.workloads import WORKLOADS, Name
 from replication_pipeline.embedded import EmbeddedPostgres
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, add_completion=False)
@@ -45,8 +46,9 @@ LATENCY: Final = PublishLatency()
 IDLE: Final = PublishIdle()
 PUBLISH_SPLIT: Final = PublishSplit()
 APPLY: Final = Apply()
-APPLY_FAMILY: Final = Apply(tables=5)
+APPLIES: Final = [Apply(workload=name) for name in WORKLOADS]
 END_TO_END: Final = EndToEnd()
+SCALING: Final = Scaling()
 SNAPSHOT: Final = SnapshotScenario()
 AT_REST: Final = AtRest()
 HANDOVER: Final = Handover()
@@ -76,17 +78,17 @@ Rate = Annotated[float, typer.Option(min=1, help="Transactions a second.")]
 Rates = Annotated[
     list[float], typer.Option("--rate", min=1, help="Transactions a second; repeatable.")
 ]
+Processes = Annotated[list[int], typer.Option(min=1, help="Publishers, and appliers; repeatable.")]
+Partitions = Annotated[list[int], typer.Option(min=1, help="Of a topic; repeatable.")]
 Long = Annotated[int, typer.Option("--seconds", min=1, help="Of each measurement.")]
 Replicated = Annotated[int, typer.Option("--events", min=100, help="In the topics; hundreds.")]
-Tables = Annotated[
-    int, typer.Option(help=f"Of {' or '.join(map(str, SUBJECTS))}; several have foreign keys.")
-]
 Names = Annotated[
     list[str] | None,
     typer.Option(
         "--peer", help=f"Repeatable; all when none is named: {'; '.join(everyone.names())}."
     ),
 ]
+Work = Annotated[Name, typer.Option("--workload", help="What is applied, and what it meets.")]
 Batch = Annotated[int, typer.Option(min=1, help="Events of one claim.")]
 
 
@@ -205,14 +207,14 @@ def _apply(
     *,
     events: Replicated = APPLY.events,
     rounds: Rounds = APPLY.rounds,
-    tables: Tables = APPLY.tables,
+    workload: Work = APPLY.workload,
     postgres: Programs = None,
     directory: Directory = None,
 ) -> None:
     """How fast a full topic is applied, and at what cost."""
-    if tables not in SUBJECTS or events % 100:
-        raise typer.BadParameter("--tables is 1 or 5, and --events a multiple of 100")
-    scenario = Apply(events=events, rounds=rounds, tables=tables)
+    if events % 100:
+        raise typer.BadParameter("--events is a multiple of 100")
+    scenario = Apply(events=events, rounds=rounds, workload=workload)
     show(Console(), measure(scenario, postgres, directory))
 
 
@@ -228,6 +230,23 @@ def _end_to_end(
 ) -> None:
     """From a commit in one database to the row in another."""
     scenario = EndToEnd(events=events, rates=tuple(rate), seconds=seconds, rounds=rounds)
+    show(Console(), measure(scenario, postgres, directory))
+
+
+@run.command("scaling")
+def _scaling(
+    *,
+    events: Queued = SCALING.events,
+    rounds: Rounds = SCALING.rounds,
+    processes: Processes = [*SCALING.processes],  # noqa: B006  typer copies it
+    partitions: Partitions = [*SCALING.partitions],  # noqa: B006
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """What more publishers, appliers and partitions bring and cost."""
+    scenario = Scaling(
+        events=events, rounds=rounds, processes=tuple(processes), partitions=tuple(partitions)
+    )
     show(Console(), measure(scenario, postgres, directory))
 
 
@@ -342,7 +361,8 @@ def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
     """Every scenario with its usual sizes, one after the other."""
     scenarios: list[Scenario] = [
         *(CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE),
-        *(APPLY, APPLY_FAMILY, END_TO_END, SNAPSHOT),
+        *APPLIES,
+        *(END_TO_END, SCALING, SNAPSHOT),
         *(HANDOVER, HEAL, AT_REST),
         COMPARE,
     ]

@@ -29,15 +29,19 @@ def running_broker(server: EmbeddedPostgres) -> Iterator[EmbeddedKafka]:
 
 @contextlib.contextmanager
 def topics_for(
-    broker: EmbeddedKafka, dsn: str, tables: Sequence[str] = ("users",)
+    broker: EmbeddedKafka,
+    dsn: str,
+    tables: Sequence[str] = ("users",),
+    *,
+    partitions: int | None = None,
 ) -> Iterator[Settings]:
     """Default settings for one measurement, with new topics that are deleted afterwards."""
+    kafka = KafkaSettings(
+        bootstrap_servers=broker.bootstrap_servers, topic_prefix=f"{uuid.uuid4().hex[:8]}."
+    )
     settings = contour_settings(dsn, tables=tables).model_copy(
         update={
-            "kafka": KafkaSettings(
-                bootstrap_servers=broker.bootstrap_servers,
-                topic_prefix=f"{uuid.uuid4().hex[:8]}.",
-            ),
+            "kafka": kafka.model_copy(update={"partitions": partitions or kafka.partitions}),
             "logging": LoggingSettings(level="warning"),
         }
     )
@@ -86,7 +90,9 @@ def other_contour(settings: Settings, dsn: str) -> Settings:
 
 
 def wait_until_shared_out(settings: Settings, members: int) -> None:
-    """Until the contour's group has so many members, and each partition belongs to one of them."""
+    """Until the contour's group has so many members, each partition belongs to one of them, and none
+    has nothing while there is enough for all.
+    """
     group, wanted = consumer_group(settings.contour.name), len(partitions_of(settings))
     admin = admin_client(settings)
     deadline = time.monotonic() + LONGEST_JOIN
@@ -95,6 +101,7 @@ def wait_until_shared_out(settings: Settings, members: int) -> None:
         with contextlib.suppress(KafkaException):  # a new broker has no coordinator at first
             description = admin.describe_consumer_groups([group])[group].result(20)
             shares = [len(member.assignment.topic_partitions) for member in description.members]
-            if len(shares) == members and all(shares) and sum(shares) == wanted:
+            busy = sum(share > 0 for share in shares)
+            if (len(shares), busy, sum(shares)) == (members, min(members, wanted), wanted):
                 return
     raise RuntimeError(f"{group}: not shared out among {members} in {LONGEST_JOIN:g} s")

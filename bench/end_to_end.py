@@ -24,7 +24,7 @@ from bench.broker import other_contour, running_broker, topics_for, wait_until_s
 from bench.database import settle_down
 from bench.latency import seen_at_pace
 from bench.measure import rotated
-from bench.pacing import WARM_UP_SECONDS, figures
+from bench.pacing import WARM_UP_SECONDS, figures, reached
 from bench.peers.base import Peer
 from bench.peers.databases import copies
 from bench.peers.native import Native
@@ -43,6 +43,7 @@ SERVER: Final[Mapping[str, str]] = {
 }
 AIMS: Final = {"backlog, events/s": 40_000, "p50, ms": 6.0, "p99, ms": 20.0}
 USERS: Final = SUBJECTS[1]
+HOLDS: Final = 0.98  # of a rate: what a machine must reach to hold it
 NATIVE, OURS = Native(), Ours()
 PEERS: Final[Sequence[Peer]] = (NATIVE, OURS)
 """The first one is what the other is compared with."""
@@ -53,7 +54,7 @@ class EndToEnd:
     server: ClassVar[Mapping[str, str]] = SERVER
     events: int = 100_000
     """Of the backlog."""
-    rates: Sequence[float] = (200, 1000)
+    rates: Sequence[float] = (50, 200, 1000, 3000)
     """Transactions a second."""
     seconds: int = 20
     rounds: int = 3
@@ -82,7 +83,13 @@ class EndToEnd:
                 for rate in self.rates:
                     for peer in rotated(PEERS, turn):
                         self._latency(
-                            server, broker, peer, rate, results=results if turn else None, turn=turn
+                            server,
+                            broker,
+                            console,
+                            peer=peer,
+                            rate=rate,
+                            results=results if turn else None,
+                            turn=turn,
                         )
         return results.results
 
@@ -122,9 +129,10 @@ class EndToEnd:
         self,
         server: EmbeddedPostgres,
         broker: EmbeddedKafka,
+        console: Console,
+        *,
         peer: Peer,
         rate: float,
-        *,
         results: Recorder | None,
         turn: int,
     ) -> None:
@@ -140,3 +148,7 @@ class EndToEnd:
             results.add(
                 peer.name, f"CPU, {who} at {rate:g}/s", cores * 100, "% of a core", run=turn
             )
+        real = reached(seen.paced)
+        results.add(peer.name, f"reached at {rate:g}/s", real, "transactions/s", run=turn)
+        if real < rate * HOLDS:
+            console.print(f"{peer.name}: the machine does not hold {rate:g}/s: {real:.0f}/s")

@@ -18,7 +18,16 @@ import psycopg
 
 from bench.children import Child, cpu_seconds
 from bench.contestants.ours import contour_settings
-from bench.pacing import LAST_ARRIVAL, Moments, Paced, committing, rows_of, write_in_child
+from bench.pacing import (
+    LAST_ARRIVAL,
+    Moments,
+    Paced,
+    committing,
+    paces,
+    rows_of,
+    together,
+    write_in_child,
+)
 from bench.peers.base import Link
 from bench.peers.databases import harness, of_harness
 
@@ -115,15 +124,17 @@ def seen_at_pace(link: Link, rate: float, seconds: int) -> Seen:
         reader = until_done.enter_context(
             Child(read_in_child, of_harness(link.b), rows_of(rate, seconds))
         )
+        reader.receive()
         application = contour_settings(of_harness(link.a))
-        writer = until_done.enter_context(
-            Child(write_in_child, committing, application, rate, seconds)
-        )
-        for child in (reader, writer):
-            child.receive()
+        writers = []
+        for asked in paces(rate, seconds):
+            writer = Child(write_in_child, committing, application, asked)
+            writers.append(until_done.enter_context(writer))
+            writer.receive()  # one by one: all warm up with the same rows
         began, before = time.monotonic(), used_by(link.processes())
-        writer.send()
-        paced: Paced = writer.receive()
+        for writer in writers:
+            writer.send()
+        paced = together([writer.receive() for writer in writers])
         read: Read = reader.receive()
         used = sum(used_since(before, link.processes()).values())
         passed = time.monotonic() - began

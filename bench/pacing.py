@@ -1,12 +1,14 @@
 """Transactions at a steady pace, and how long afterwards their rows are seen somewhere else.
 
-Writers and those who look are processes of their own on one machine, so their clocks are one.
+Writers and those who look are processes of their own on one machine, so their clocks are one. Several
+writers share a pace that one connection may not keep.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
@@ -21,6 +23,7 @@ from replication_pipeline.settings import Settings
 
 WARM_UP_SECONDS: Final = 2  # of the same pace, before each measurement
 LAST_ARRIVAL: Final = 30.0  # seconds that a reader waits for an event
+MOST_BY_ONE: Final = 1000  # transactions a second of one writer
 RANKS: Final = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 Moments = dict[int, float]
@@ -50,10 +53,24 @@ def committing(settings: Settings) -> Iterator[Write]:
         yield write
 
 
-def pace(write: Write, first: int, count: int, rate: float) -> Paced:
-    """One write each ``1 / rate`` seconds. A late one does not shift those behind it."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Of ``rate`` transactions a second for so many ``seconds``, each ``of``-th, from ``number`` on."""
+
+    rate: float
+    seconds: int
+    number: int = 0
+    of: int = 1
+
+
+def pace(
+    write: Write, first: int, count: int, rate: float, *, number: int = 0, of: int = 1
+) -> Paced:
+    """One write each ``1 / rate`` seconds. A late one does not shift those behind it. Of ``count`` of
+    them only each ``of``-th is made, from ``number`` on.
+    """
     written, late, began = {}, [], time.monotonic()
-    for position in range(count):
+    for position in range(number, count, of):
         due = began + position / rate
         pause = due - time.monotonic()
         if pause > 0:
@@ -63,17 +80,36 @@ def pace(write: Write, first: int, count: int, rate: float) -> Paced:
     return Paced(written, late)
 
 
-def write_in_child(
-    pipe: Pipe, writer: Writer, settings: Settings, rate: float, seconds: int
-) -> None:
+def write_in_child(pipe: Pipe, writer: Writer, settings: Settings, asked: Pace) -> None:
     """Says that it is ready, waits for the word, writes, sends ``Paced``."""
     with writer(settings) as write:
         pipe.send("ready")
         pipe.recv()
+        rate, share = asked.rate, {"number": asked.number, "of": asked.of}
         warm = round(rate * WARM_UP_SECONDS)
-        pace(write, 1, warm, rate)
-        measured = pace(write, warm + 1, round(rate * seconds), rate)
+        pace(write, 1, warm, rate, **share)
+        measured = pace(write, warm + 1, round(rate * asked.seconds), rate, **share)
     pipe.send(measured)
+
+
+def paces(rate: float, seconds: int) -> list[Pace]:
+    """One for each writer that so many transactions a second take."""
+    writers = math.ceil(rate / MOST_BY_ONE)
+    return [Pace(rate, seconds, number, writers) for number in range(writers)]
+
+
+def together(parts: Sequence[Paced]) -> Paced:
+    """What all writers have written."""
+    written: Moments = {}
+    for part in parts:
+        written |= part.written
+    return Paced(written, [seconds for part in parts for seconds in part.late])
+
+
+def reached(paced: Paced) -> float:
+    """Transactions a second that there really were."""
+    moments = paced.written.values()
+    return (len(moments) - 1) / (max(moments) - min(moments))
 
 
 def rows_of(rate: float, seconds: int) -> int:

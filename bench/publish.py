@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import psycopg
-from psycopg import Connection
 from rich.console import Console
 
 from bench.broker import messages_in, running_broker, topics_for
@@ -30,7 +29,6 @@ from bench.throughput import (
     FLOOR,
     SERVER,
     WARM_UP,
-    Run,
     Start,
     Value,
     costs,
@@ -81,7 +79,7 @@ def filled_templates(server: EmbeddedPostgres, events: int) -> dict[str, str]:
     ours_, plain = f"queue of {events}", f"plain queue of {events}"
     if not exists(server, ours_):
         dsn = server.create_database(ours_, template=make_template(server, Ours()))
-        fill(dsn, events)
+        fill(dsn, 1, events)
         only_the_queue(dsn)
         with psycopg.connect(
             server.create_database(plain, template=ours_), autocommit=True
@@ -145,29 +143,25 @@ class Publish:
         *,
         count: bool,
     ) -> dict[str, Value]:
-        with (
-            copy_of(server, template) as dsn,
-            topics_for(broker, dsn) as settings,
-            psycopg.connect(dsn, autocommit=True) as observer,
-        ):
-            settle_down(observer)
-            start = Start(way.publisher, settings, Progress(self.events))
-            run = run_together(
-                [start] * way.processes, observer=observer, broker=broker, count=count
-            )
-            self._verify(observer, settings, name, way, run)
-            return costs(run, self.events, observer=observer, whose="publishers", count=count)
+        with copy_of(server, template) as dsn, topics_for(broker, dsn) as settings:
+            return measured(settings, broker, name, way, events=self.events, count=count)
 
-    def _verify(
-        self, observer: Connection[Any], settings: Settings, name: str, way: Way, run: Run
-    ) -> None:
-        """Raise ``RuntimeError`` unless every event was published exactly once."""
+
+def measured(
+    settings: Settings, broker: EmbeddedKafka, name: str, way: Way, *, events: int, count: bool
+) -> dict[str, Value]:
+    """What it takes to publish all that waits. ``RuntimeError``: some was not, or more than once."""
+    with psycopg.connect(settings.postgres.dsn.get_secret_value(), autocommit=True) as observer:
+        settle_down(observer)
+        start = Start(way.publisher, settings, Progress(events))
+        run = run_together([start] * way.processes, observer=observer, broker=broker, count=count)
         ((waiting,),) = observer.execute(way.count_waiting)
         refuse_unless(
             name,
             {
-                "events published": (run.events, self.events),
-                "messages in Kafka": (messages_in(settings), self.events),
-                "events left unmarked": (waiting, 0 if way.marks else self.events),
+                "events published": (run.events, events),
+                "messages in Kafka": (messages_in(settings), events),
+                "events left unmarked": (waiting, 0 if way.marks else events),
             },
         )
+        return costs(run, events, observer=observer, whose="publishers", count=count)

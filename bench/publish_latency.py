@@ -28,6 +28,7 @@ from bench.pacing import (
     LAST_ARRIVAL,
     WARM_UP_SECONDS,
     Moments,
+    Pace,
     Paced,
     Write,
     Writer,
@@ -165,7 +166,7 @@ class PublishLatency:
                 Child(consume_in_child, settings, rows_of(self.rate, seconds))
             )
             writer = until_done.enter_context(
-                Child(write_in_child, WRITERS[name], settings, self.rate, seconds)
+                Child(write_in_child, WRITERS[name], settings, Pace(self.rate, seconds))
             )
             progress = Progress(None)
             publisher = until_done.enter_context(

@@ -1,9 +1,10 @@
 """Scenario ``queue-health``: a queue that is deep, and one that vacuum can't clean.
 
-``depth``: how long a claim of one batch takes with so many events waiting. ``snapshot``: an hour of
-changes is captured and published, once by itself and once beside a session whose REPEATABLE READ
-snapshot was taken before and keeps vacuum from removing anything; claims, polls of the empty queue and
-marks are timed at the beginning, half-way and at the end.
+``depth``: how long a claim of one batch takes with so many events waiting; then once more after 20,000
+were published below them beside a session whose REPEATABLE READ snapshot keeps vacuum from removing
+anything. ``snapshot``: an hour of changes is captured and published, once by itself and once beside
+such a session; claims, polls of the empty queue and marks are timed at the beginning, half-way and at
+the end.
 
 Everything goes through the publisher's own ``PostgresOutbox``; "published" means claimed and marked,
 there is no Kafka. A claim that is only timed is committed unsettled, which gives its rows back.
@@ -38,6 +39,9 @@ CLAIMS: Final = 20  # timed for one value, the median of them
 WARM_UP_CLAIMS: Final = 3
 SHARE: Final = 0.05  # of the hour that "begin", "half" and "end" each stand for
 ALONE, HELD = "alone", "snapshot held"
+PUBLISHED_BELOW: Final = 20_000  # events, at each depth, while the snapshot is held
+AIM: Final = 1.5  # a claim at any depth, by one at the least
+BY_DEPTH: Final = "claim by depth"
 SETTLING: Final = ("mark_published", "count_published")
 
 
@@ -104,7 +108,8 @@ class Hour:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueHealth:
     server: ClassVar[Mapping[str, str]] = SERVER
-    depths: tuple[int, ...] = (1_000, 100_000, 1_000_000)
+    depths: tuple[int, ...] = (1_000, 100_000, 1_000_000, 5_000_000)
+    """The least one first."""
     events: int = 200_000
     """Captured and published in the "hour"; 1.8 million are one of 500 events/s."""
     batch: int = 500
@@ -117,7 +122,9 @@ class QueueHealth:
         results = recorder(
             "queue-health",
             server,
-            contestants=[*waiting.values(), *hours],
+            contestants=[*waiting.values(), *map(held, waiting.values()), *hours],
+            published_below=PUBLISHED_BELOW,
+            aim_of_claims_by_depth=f"{AIM} times that of {self.depths[0]} waiting",
             events=self.events,
             batch=self.batch,
             rounds=self.rounds,
@@ -141,22 +148,54 @@ class QueueHealth:
         results: Recorder,
     ) -> None:
         with ExitStack() as open_until_done:
-            outboxes = {}
+            outboxes: dict[str, PostgresOutbox] = {}
+            databases: dict[str, str] = {}
             for depth, name in waiting.items():
                 console.print(f"filling: {name}", highlight=False)
                 dsn = open_until_done.enter_context(copy_of(server, template, f"depth {depth}"))
-                fill(dsn, depth)
-                found = explained(server, dsn, self.batch)
-                print_plans(console, f"claim with {name}", found)
-                blocks = sum(plan.blocks for plan in found)
-                results.add(name, "claim by depth, blocks", blocks, "blocks", run=1)
+                fill(dsn, 1, depth)
+                databases[name] = dsn
                 outboxes[name] = open_until_done.enter_context(closing(outbox_of(dsn)))
-                for _ in range(WARM_UP_CLAIMS):
-                    claim_only(outboxes[name], self.batch)
-            for turn in range(1, self.rounds + 1):
-                for name, outbox in rotated([*outboxes.items()], turn):
-                    spent = median(claim_only(outbox, self.batch) for _ in range(CLAIMS))
-                    results.add(name, "claim by depth", spent, "ms", run=turn)
+            least = self._claims(server, console, databases, outboxes, results)
+            for depth, name in waiting.items():
+                console.print(f"publishing with a snapshot held: {name}", highlight=False)
+                dsn, outbox = databases.pop(name), outboxes.pop(name)
+                open_until_done.enter_context(snapshot(dsn))
+                fill(dsn, depth + 1, depth + PUBLISHED_BELOW)
+                publish(outbox, self.batch, PUBLISHED_BELOW)
+                databases[held(name)], outboxes[held(name)] = dsn, outbox
+            self._claims(server, console, databases, outboxes, results, least=least)
+
+    def _claims(
+        self,
+        server: EmbeddedPostgres,
+        console: Console,
+        databases: Mapping[str, str],
+        outboxes: Mapping[str, PostgresOutbox],
+        results: Recorder,
+        *,
+        least: Mapping[int, float] = {},
+    ) -> dict[int, float]:
+        """Times of the first one by round; all are compared with ``least``, or else with them."""
+        for name, outbox in outboxes.items():
+            found = explained(server, databases[name], self.batch)
+            print_plans(console, f"claim with {name}", found)
+            blocks = sum(plan.blocks for plan in found)
+            results.add(name, f"{BY_DEPTH}, blocks", blocks, "blocks", run=1)
+            for _ in range(WARM_UP_CLAIMS):
+                claim_only(outbox, self.batch)
+        first: dict[int, float] = {}
+        for turn in range(1, self.rounds + 1):
+            spent = {
+                name: median(claim_only(outbox, self.batch) for _ in range(CLAIMS))
+                for name, outbox in rotated([*outboxes.items()], turn)
+            }
+            first[turn] = spent[next(iter(outboxes))]
+            for name, of_one in spent.items():
+                results.add(name, BY_DEPTH, of_one, "ms", run=turn)
+                ratio = of_one / (least or first)[turn]
+                results.add(name, f"{BY_DEPTH}, by that of the least", ratio, "times", run=turn)
+        return first
 
     def _hour(
         self,
@@ -197,12 +236,28 @@ class QueueHealth:
                 print_plans(console, f"claim after the hour, {kind}", found)
 
 
-def fill(dsn: str, events: int) -> None:
-    """Capture so many events that nobody publishes."""
+def held(name: str) -> str:
+    return f"{name}, {HELD}"
+
+
+def fill(dsn: str, first: int, last: int) -> None:
+    """Capture rows that nobody publishes, one event each."""
     with psycopg.connect(dsn, autocommit=True) as application:
-        for first in range(1, events + 1, FILL_AT_ONCE):
-            application.execute(users.insert(first, min(first + FILL_AT_ONCE - 1, events)))
+        for start in range(first, last + 1, FILL_AT_ONCE):
+            application.execute(users.insert(start, min(start + FILL_AT_ONCE - 1, last)))
         settle_down(application)
+
+
+def publish(outbox: PostgresOutbox, batch: int, events: int) -> None:
+    """The oldest ones, a multiple of ``batch`` at least; more must be there."""
+    published = 0
+    while published < events:
+        claim = outbox.claim(batch)
+        assert claim is not None
+        count = len(claim.events)
+        outbox.settle(claim.events)
+        outbox.commit([BatchResult(role="publisher", count=count, processed=count)])
+        published += count
 
 
 def drain(

@@ -107,11 +107,15 @@ def costs(
         trips = sum(one.round_trips for one in run.done) * 1000 / events
         return {ROUND_TRIPS: Value(trips, "/1000 events")}
     ((dead,),) = observer.execute(DEAD)
+    cpu = {
+        whose: sum(one.cpu for one in run.done),
+        "their backends": sum(one.backend_cpu for one in run.done),
+        "the broker": run.broker_cpu,
+    }
+    cpu["all of them"] = sum(cpu.values())
     return {
         SPEED: Value(events / run.seconds, "events/s"),
-        f"CPU of {whose}": per_event(sum(one.cpu for one in run.done), "µs", 1e6),
-        "CPU of their backends": per_event(sum(one.backend_cpu for one in run.done), "µs", 1e6),
-        "CPU of the broker": per_event(run.broker_cpu, "µs", 1e6),
+        **{f"CPU of {who}": per_event(seconds, "µs", 1e6) for who, seconds in cpu.items()},
         "WAL": per_event(run.wal, "bytes"),
         "dead rows": per_event(dead, "rows"),
     }
@@ -124,8 +128,11 @@ def measure_in_rounds(
     rounds: int,
     results: Recorder,
     console: Console,
+    before: str = "",
 ) -> None:
-    """Every way in every round, a warm-up round first; its third argument: count round trips."""
+    """Every way in every round, a warm-up round first; its third argument: count round trips. Metrics'
+    names begin with ``before``.
+    """
     round_trips: dict[str, Value] = {}
     for turn in range(rounds + 1):
         console.print(f"round {turn} of {rounds}" if turn else "warm-up round")
@@ -139,10 +146,11 @@ def measure_in_rounds(
                 values[ROUND_TRIPS] = round_trips[name]
             speeds[name] = values[SPEED].value
             for metric, value in values.items():
-                results.add(name, metric, value.value, value.unit, run=turn)
+                results.add(name, before + metric, value.value, value.unit, run=turn)
         for name, speed in speeds.items():
-            share = speed / speeds[FLOOR]
-            results.add(name, "speed by the floor's", share, "share", run=turn)
+            if FLOOR in speeds:
+                share = speed / speeds[FLOOR]
+                results.add(name, f"{before}speed by the floor's", share, "share", run=turn)
 
 
 def refuse_unless(name: str, found: Mapping[str, tuple[Any, Any]]) -> None:

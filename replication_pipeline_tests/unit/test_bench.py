@@ -19,7 +19,7 @@ from bench.children import Child, cpu_seconds
 from bench.explain_capture import VALUES, insert_of
 from bench.handover import changes_of, within
 from bench.measure import rotated
-from bench.pacing import latencies, pace
+from bench.pacing import Paced, latencies, pace, paces, reached, together
 from bench.publish_latency import row_of
 from bench.publish_split import CLAIM, REST_OF_CLAIM, Meter
 from bench.queue_health import Hour
@@ -246,6 +246,20 @@ def test_a_late_write_does_not_shift_those_behind_it() -> None:
     assert paced.written == {number: float(number) for number in range(10, 20)}
     assert paced.late[2] > 0.03
     assert began[2] - began[1] >= 0.05
+
+
+def test_writers_share_a_pace_without_a_gap() -> None:
+    asked = paces(2500, 1)
+    assert [(one.number, one.of) for one in asked] == [(0, 3), (1, 3), (2, 3)]
+    assert len(paces(1000, 1)) == 1
+    parts = [pace(float, 10, 8, rate=1000, number=one.number, of=one.of) for one in asked]
+    whole = together(parts)
+    assert sorted(whole.written) == [*range(10, 18)]
+    assert len(whole.late) == 8
+
+
+def test_a_rate_is_what_was_reached() -> None:
+    assert reached(Paced({1: 10.0, 2: 10.5, 3: 11.0}, [])) == 2.0
 
 
 def test_latencies_need_every_event() -> None:
