@@ -31,6 +31,7 @@ from bench.results import Result
 from bench.scaling import Scaling
 from bench.server import running
 from bench.snapshot import SnapshotScenario
+from bench.soak import Soak
 from bench.workloads import WORKLOADS, Name
 from replication_pipeline.embedded import EmbeddedPostgres
 
@@ -56,6 +57,7 @@ HEAL: Final = Heal()
 COMPARE: Final = Compare()
 PEERS: Final = PeersCompared()
 PUBLISH_PEERS: Final = PublishPeers()
+SOAK: Final = Soak()
 
 Programs = Annotated[
     Path | None,
@@ -300,6 +302,26 @@ def _at_rest(
     show(Console(), measure(AtRest(seconds=seconds, rate=rate), postgres, directory))
 
 
+@run.command("soak")
+def _soak(
+    *,
+    minutes: Annotated[float, typer.Option(min=1, help="Of writing.")] = SOAK.minutes,
+    rate: Annotated[float, typer.Option(min=20, help="Events a second.")] = SOAK.rate,
+    outage: Annotated[float, typer.Option(min=0, help="Seconds without Kafka.")] = SOAK.outage,
+    window: Annotated[
+        int | None, typer.Option(min=20, help="Seconds of a window, instead of the default.")
+    ] = SOAK.window,
+    kept: Annotated[
+        int | None, typer.Option(min=1, help="Minutes of history, instead of the defaults.")
+    ] = SOAK.kept,
+    postgres: Programs = None,
+    directory: Directory = None,
+) -> None:
+    """Both contours under Dagster, written to for an hour, with an outage of Kafka."""
+    scenario = Soak(minutes=minutes, rate=rate, outage=outage, window=window, kept=kept)
+    show(Console(), measure(scenario, postgres, directory))
+
+
 @run.command("compare")
 def _compare(
     *,
@@ -358,7 +380,7 @@ def _all_peers(*, postgres: Programs = None, directory: Directory = None) -> Non
 
 @run.command("all")
 def _all(*, postgres: Programs = None, directory: Directory = None) -> None:
-    """Every scenario with its usual sizes, one after the other."""
+    """Every scenario with its usual sizes, one after the other, without the soak of an hour."""
     scenarios: list[Scenario] = [
         *(CAPTURE, SPLIT, HEALTH, PUBLISH, PUBLISH_SPLIT, LATENCY, IDLE),
         *APPLIES,

@@ -1,4 +1,5 @@
-"""A contour under Dagster as in production: code server, daemon, webserver, kept alive by a supervisor.
+"""Contours under Dagster as in production: a code server each, daemon, webserver, kept alive by a
+supervisor.
 
 The processes are those of the demo (``demo.dagster_services``), with the product's own dagster.yaml.
 What Dagster believes is read from its storage by SQL, so that nothing here has to import it.
@@ -10,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +33,7 @@ from replication_pipeline.embedded.state import StateDirectory
 from replication_pipeline.settings import Settings
 
 LONGEST_START: Final = 120.0
+CODE_SERVER: Final = "code server"
 WINDOWS: Final = """
 select r.run_id, r.status, r.start_time, r.end_time,
        (select jsonb_object_agg(t.key, t.value) from run_tags t where t.run_id = r.run_id)
@@ -80,11 +84,11 @@ class Run:
 
 @dataclass(slots=True)
 class Site:
-    """One contour; ``running`` makes and removes it."""
+    """``site`` makes and removes it."""
 
-    settings: Settings
     services: Services
-    code_port: int
+    code_ports: Mapping[str, int]
+    """By contour."""
     ui_port: int
     _up: dict[str, ManagedProcess] = field(default_factory=dict)
     _watched: threading.Event = field(default_factory=threading.Event)
@@ -93,20 +97,26 @@ class Site:
     def start(self, *names: str) -> None:
         """Start those of the three services that don't run."""
         begin: dict[str, Callable[[], ManagedProcess]] = {
-            "code server": lambda: self.services.code_server(
-                self.settings.contour.name, self.code_port
-            ),
             "daemon": self.services.daemon,
             "webserver": lambda: self.services.webserver(self.ui_port),
+            **{
+                f"{CODE_SERVER} {contour}": partial(self.services.code_server, contour, port)
+                for contour, port in self.code_ports.items()
+            },
         }
         with self._lock:
-            for name in names:
+            for name in self._each(*names):
                 if name not in self._up or not self._up[name].alive:
                     self._up[name] = begin[name]()
 
+    def _each(self, *names: str) -> list[str]:
+        """Names of processes: each contour has a code server."""
+        servers = [f"{CODE_SERVER} {contour}" for contour in self.code_ports]
+        return [each for name in names for each in (servers if name == CODE_SERVER else [name])]
+
     def kill(self, *names: str) -> None:
         """SIGKILL, with what belongs to it. ``run`` is the publish window, ``machine`` everything."""
-        for name in names:
+        for name in self._each(*names):
             if name == "machine":
                 with self._lock:  # nobody starts anything meanwhile
                     kill_leftovers(self.services.place.root)
@@ -148,9 +158,9 @@ class Site:
         )
 
     def windows(self, job: str = "%") -> list[Run]:
-        """All of the lane that Dagster's books have, the oldest first."""
+        """All of the lanes that Dagster's books have, the oldest first. ``job`` is a job, or a lane."""
         with self.storage() as storage:
-            rows = storage.execute(WINDOWS, [f"%/{job}"]).fetchall()
+            rows = storage.execute(WINDOWS, [job if "/" in job else f"%/{job}"]).fetchall()
         return [Run(*row) for row in rows]
 
     def last_tick(self) -> float:
@@ -163,8 +173,12 @@ class Site:
         return (row and row[0]) or 0.0
 
     def processes(self) -> Mapping[str, list[psutil.Process]]:
-        """All that run, by what they are: services, and runs by their job."""
-        jobs = {run.pid: f"run {run.tags['lane'].rpartition('/')[2]}" for run in self.windows()}
+        """All that run, by what they are: services, and runs by their job. Where there are several
+        contours, theirs is said.
+        """
+        jobs = {
+            run.pid: self._of("run {1}", *run.tags["lane"].split("/")) for run in self.windows()
+        }
         found: dict[str, list[psutil.Process]] = {}
         for process in processes_of(self.services.place.root):
             command = " ".join(process.cmdline())
@@ -175,11 +189,15 @@ class Site:
             elif "_daemon" in command:
                 name = "daemon"
             elif "code-server" in command or "grpc" in command:
-                name = "code server"
+                name = self._of(CODE_SERVER, *re.findall(r"--location-name (\w+)", command)[:1])
             else:
                 name = "other"
             found.setdefault(name, []).append(process)
         return found
+
+    def _of(self, what: str, contour: str = "", *more: str) -> str:
+        name = what.format(contour, *more)
+        return f"{name} {contour}".strip() if len(self.code_ports) > 1 else name
 
     def until_running(self, job: str = "publish") -> Run:
         """Wait for a window that works; returns it."""
@@ -194,42 +212,42 @@ class Site:
 
     def log(self, name: str) -> Path:
         """Where a service's output is."""
-        return self._up[name].log_file
+        return self._up[self._each(name)[0]].log_file
 
 
 @contextlib.contextmanager
 def site(
     root: Path,
     server: EmbeddedPostgres,
-    settings: Settings,
-    *,
+    *contours: Settings,
     database: str = "dagster_site",
     webserver: bool = False,
     **sections: Mapping[str, Any],
 ) -> Iterator[Site]:
-    """Dagster for the contour of ``settings``, ready to replicate; ``sections`` are configuration."""
+    """Dagster for these contours, ready to replicate; ``sections`` are configuration of all of them."""
     state = StateDirectory(root)
     state.claim()
     place = Place(state.path, {}, state)
     for folder in (place.logs, place.dagster_home):
         folder.mkdir()
-    name = settings.contour.name
-    kafka = settings.kafka.model_dump(include={"bootstrap_servers", "topic_prefix"})
-    content = {
-        "contour": settings.contour.model_dump(),
-        "postgres": {"dsn": settings.postgres.dsn.get_secret_value()},
-        "kafka": kafka,
-        "tables": [*settings.tables],
-        **{section: dict(values) for section, values in sections.items()},
-    }
-    place.config(name).write_text(yaml.safe_dump(content), encoding="utf-8")
+    for settings in contours:
+        content = {
+            "contour": settings.contour.model_dump(),
+            "postgres": {"dsn": settings.postgres.dsn.get_secret_value()},
+            "kafka": settings.kafka.model_dump(include={"bootstrap_servers", "topic_prefix"}),
+            "tables": [*settings.tables],
+            **{section: dict(values) for section, values in sections.items()},
+        }
+        place.config(settings.contour.name).write_text(yaml.safe_dump(content), encoding="utf-8")
     server.create_database(database)
-    found = Site(settings, Services(place, server.port, database), free_port(), free_port())
-    found.services.write_home({name: found.code_port})
+    ports = {settings.contour.name: free_port() for settings in contours}
+    found = Site(Services(place, server.port, database), ports, free_port())
+    found.services.write_home(ports)
     try:
         found.services.migrate()
-        found.start("code server")
-        wait_until(lambda: listens(found.code_port), timeout=LONGEST_START, what="the code server")
+        found.start(CODE_SERVER)
+        for port in ports.values():
+            wait_until(partial(listens, port), timeout=LONGEST_START, what="the code server")
         found.start("daemon", *(["webserver"] if webserver else []))
         yield found
     finally:
