@@ -37,7 +37,6 @@ STILL_QUADRATIC = {
     "apply.park_orphans",
     "apply.park_referenced",
     "apply.park_staged",
-    "apply.sweep_resurrected",
 }
 ONLY_OF_LARGE = {
     "apply.remember_new": "apply.remember",
