@@ -92,6 +92,7 @@ bench: $(STAMP)  ## Measure, an hour and a half (ARGS="capture --rounds 10" for 
 
 bench-peers: $(STAMP)  ## The same beside other products, an hour or two (ARGS="--postgres FOLDER")
 	$(BIN)/python -m bench run all-peers $(ARGS)
+	$(BIN)/python -m bench report --write
 
 check: $(STAMP)  ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

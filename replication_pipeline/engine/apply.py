@@ -52,10 +52,11 @@ class ApplyCycle:
     _parked_due: float = field(default=0.0)
     _progress: bool = field(default=True)
     _limit: int = field(init=False)
+    _retried: int = field(init=False)  # parked events at once
     _threads: ThreadPoolExecutor = field(init=False)  # which start when they are first needed
 
     def __post_init__(self) -> None:
-        self._limit = self.batch_size
+        self._limit = self._retried = self.batch_size
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="apply")
 
     def close(self) -> None:
@@ -158,8 +159,12 @@ class ApplyCycle:
             return EMPTY
         if due:
             self._parked_due = time.monotonic() + self.retry_parked_every.total_seconds()
-        result = self.inbox.retry_parked(self.batch_size, eagerly=eagerly)
+        result = self.inbox.retry_parked(self._retried, eagerly=eagerly)
         self._progress = bool(result.applied)
+        # Most come free where parents are read after their children: then more are tried at once.
+        free = 2 * result.count >= self._retried
+        largest = max(self.batch_size, self.max_batch_size)
+        self._retried = min(self._retried * 2, largest) if free else self.batch_size
         return result
 
 
