@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol
@@ -42,6 +43,7 @@ from replication_pipeline.kafka.client import (
 )
 from replication_pipeline.kafka.handshakes import Handshakes
 from replication_pipeline.kafka.lifeline import Lifeline, lost, part
+from replication_pipeline.kafka.precedence import Precedence, ancestors_of
 from replication_pipeline.kafka.reading import (
     Intake,
     Partition,
@@ -56,6 +58,7 @@ from replication_pipeline.kafka.topic_watch import TopicStore, TopicWatch
 from replication_pipeline.settings import Settings
 
 HOLD: Final = 10.0  # seconds that a topic is left alone
+LOOK: Final = 1.0  # seconds between looks whether parents are behind
 COMMIT_EVERY: Final = 1.0  # seconds between commits to Kafka, which are for display only
 
 
@@ -64,6 +67,9 @@ class OffsetStore(TopicStore, Protocol):
 
     def offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The stored next offsets; partitions never read are absent."""
+
+    def parents(self) -> Mapping[Topic, Set[Topic]]:
+        """By topic those of the tables that its own refers to, as of the last look at the catalog."""
 
 
 @dataclass(slots=True)
@@ -86,6 +92,9 @@ class KafkaEventConsumer:
     _held: dict[str, tuple[float, ParkedFullError]] = field(
         default_factory=dict
     )  # topic: until, why
+    _precedence: Precedence = field(default_factory=Precedence)
+    _waiting: frozenset[Topic] | None = field(default=None)  # for their parents; None: look anew
+    _next_look: float = field(default=0.0)
 
     def __post_init__(self) -> None:
         self._intake = Intake(self.settings.consumer.max_batch_bytes)
@@ -104,6 +113,7 @@ class KafkaEventConsumer:
         if self._stale:
             self._seek_to_stored(consumer)
         self._watch.glance()
+        self._let_parents_first(consumer)
         self._commit_for_display(consumer)
         try:
             self._intake.fetch(consumer, limit, timeout.total_seconds())
@@ -117,6 +127,8 @@ class KafkaEventConsumer:
             # librdkafka has moved past whatever it had handed over: go back before the next poll.
             self._stale = True
             raise
+        if len(messages) >= limit:
+            self._next_look = 0.0
         return self._consumed(consumer, messages) if messages else None
 
     def caught_up(self) -> bool:
@@ -206,7 +218,7 @@ class KafkaEventConsumer:
         if consumer is not self._consumer:
             return
         keys = [(Topic(p.topic), p.partition) for p in partitions]
-        begin, self._compared = 0, False
+        begin, self._compared, self._waiting, self._next_look = 0, False, None, 0.0
         self._handshakes.succeeded()
         try:
             self._compare()
@@ -277,11 +289,30 @@ class KafkaEventConsumer:
 
     def _pause_held(self, consumer: Consumer) -> None:
         """What is held need not be fetched either; a partition that comes later is only passed by."""
-        held = [TopicPartition(*key) for key in self._positions if key[0] in self._held]
-        free = [TopicPartition(*key) for key in self._positions if key[0] not in self._held]
+        quiet = self._held.keys() | (self._waiting or set())
+        held = [TopicPartition(*key) for key in self._positions if key[0] in quiet]
+        free = [TopicPartition(*key) for key in self._positions if key[0] not in quiet]
         with contextlib.suppress(KafkaException):
             consumer.pause(held)
             consumer.resume(free)
+
+    def _let_parents_first(self, consumer: Consumer) -> None:
+        """Look again after each full batch, and now and then."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK
+        behind: Counter[Topic] = Counter()
+        if ancestors := ancestors_of(self.store.parents()):
+            for (topic, partition), position in self._positions.items():
+                range_ = consumer.get_watermark_offsets(
+                    TopicPartition(topic, partition), cached=True
+                )
+                behind[topic] += max(0, range_[1] - position)
+        waiting = self._precedence.waiting(behind, ancestors, now)
+        if waiting != self._waiting:
+            self._waiting = waiting
+            self._pause_held(consumer)
 
     def _mine(self, polled: Iterable[KafkaMessage]) -> Iterable[Message]:
         sealed = self.settings.security.signatures_required

@@ -101,6 +101,10 @@ class PostgresInbox:
             )
             return {(Topic(topic), partition): offset for topic, partition, offset in rows}
 
+    def parents(self) -> dict[Topic, set[Topic]]:
+        """By topic those of the tables that its own refers to, as of the last look at the catalog."""
+        return self._plans.parents()
+
     def learn_topics(self, ids: Mapping[Topic, str]) -> dict[Topic, str]:
         """The ids under which these topics are read here; of those never seen, ``ids`` are kept."""
         self.under_way.wait()

@@ -67,6 +67,18 @@ class Plans:
         """Of all configured tables, also those that are not set up."""
         return list(self._by_topic)
 
+    def parents(self) -> dict[Topic, set[Topic]]:
+        """By topic those of the tables that its own refers to, from any thread."""
+        topics = {table: topic for topic, table in self._by_topic.items()}
+        plans = list(self._by_table.values())
+        by_relation = {p.table.relation: topics[p.table.name] for p in plans}
+        return {
+            by_relation[p.table.relation]: {
+                by_relation[key.parent] for key in p.table.references if key.parent in by_relation
+            }
+            for p in plans
+        }
+
     def lacks(self, message: Message) -> bool:
         """Whether its table is configured, and not set up in the database."""
         table = self._by_topic.get(message.topic)

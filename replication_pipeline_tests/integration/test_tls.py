@@ -99,6 +99,9 @@ class Start:
     def learn_topics(self, ids: Any) -> dict[Topic, str]:
         return dict(ids)
 
+    def parents(self) -> dict[Topic, set[Topic]]:
+        return {}
+
 
 EVENT = ClaimedEvent(
     id=1, shard=0, slot=0, place="", table="things", key=b'{"id":1}', created=0, fenced=False,
