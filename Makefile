@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := 0.13.9
 STAMP := $(VENV)/.installed
 ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit test-min test-pythons test-postgres simulate chaos outages mutants bench bench-peers check format \

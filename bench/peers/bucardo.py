@@ -90,7 +90,7 @@ class Control:
 def missing(dsn: str) -> str | None:
     """Of the server of ``dsn`` and of this machine."""
     return lacking(
-        dsn, packages=PACKAGES, extensions=("plperlu",), programs=("bucardo",)
+        dsn, packages=PACKAGES, extensions=("plperlu",), programs=("bucardo", "psql")
     ) or _not_loading(dsn)
 
 

@@ -113,9 +113,9 @@ class KafkaEventConsumer:
         if self._stale:
             self._seek_to_stored(consumer)
         self._watch.glance()
-        self._let_parents_first(consumer)
         self._commit_for_display(consumer)
         try:
+            self._let_parents_first(consumer)
             self._intake.fetch(consumer, limit, timeout.total_seconds())
             self._raise_from_callback()
             self._handshakes.check()
@@ -274,18 +274,21 @@ class KafkaEventConsumer:
             self._compare()
         stored = self.store.offsets(self._positions)
         for key in self._positions:
-            topic, partition = key
             self._positions[key] = stored.get(key, 0)
-            try:
-                consumer.seek(TopicPartition(topic, partition, self._positions[key]))
-            except KafkaException as error:
-                raise TransientError(
-                    f"contour {self.settings.contour.name}: can't go back in {topic}: "
-                    f"{error.args[0].str()}",
-                    kind="Kafka: away",
-                ) from None
+            self._seek(consumer, key)
         self._pause_held(consumer)
         self._stale = False
+
+    def _seek(self, consumer: Consumer, key: Partition) -> None:
+        topic, partition = key
+        try:
+            consumer.seek(TopicPartition(topic, partition, self._positions[key]))
+        except KafkaException as error:
+            raise TransientError(
+                f"contour {self.settings.contour.name}: can't go back in {topic}: "
+                f"{error.args[0].str()}",
+                kind="Kafka: away",
+            ) from None
 
     def _pause_held(self, consumer: Consumer) -> None:
         """What is held need not be fetched either; a partition that comes later is only passed by."""
@@ -310,9 +313,16 @@ class KafkaEventConsumer:
                 )
                 behind[topic] += max(0, range_[1] - position)
         waiting = self._precedence.waiting(behind, ancestors, now)
-        if waiting != self._waiting:
-            self._waiting = waiting
-            self._pause_held(consumer)
+        if waiting == self._waiting:
+            return
+        over = (self._waiting or frozenset()) - waiting
+        self._waiting = waiting
+        self._pause_held(consumer)
+        # What had been fetched of them is gone; nothing is left to how the client goes on from there.
+        self._intake.keep(lambda key: key[0] not in over)
+        for key in self._positions:
+            if key[0] in over:
+                self._seek(consumer, key)
 
     def _mine(self, polled: Iterable[KafkaMessage]) -> Iterable[Message]:
         sealed = self.settings.security.signatures_required

